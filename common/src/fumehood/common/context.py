@@ -1,0 +1,77 @@
+"""``current_job()``: what a task can know about the job that it runs for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+ReportProgress = Callable[[float, str, Any], None]
+
+
+class CurrentJob:
+    """The job whose attempt this process is running."""
+
+    __slots__ = ("_deadline", "_report", "attempt", "id", "task", "timeout", "token")
+
+    def __init__(
+        self,
+        job_id: str,
+        task: str,
+        *,
+        attempt: int = 1,
+        token: str = "",
+        timeout: float = 0.0,
+        deadline: float = 0.0,
+        report: ReportProgress | None = None,
+    ) -> None:
+        self.id = job_id
+        self.task = task
+        self.attempt = attempt  # 1 for the first run of this job
+        self.token = token  # grows with every attempt: a fencing token for idempotent effects
+        self.timeout = timeout  # seconds
+        self._deadline = deadline
+        self._report = report
+
+    def remaining(self) -> float:
+        """Seconds until this attempt is killed; never below 0."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def progress(self, fraction: float, message: str = "", data: Any = None) -> None:
+        """Report how far the task is: ``fraction`` from 0 to 1, a line of text, any plain data.
+
+        Does nothing for tasks declared without ``progress=True``. Raises ``ValueError`` for a
+        fraction outside 0 to 1.
+        """
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"progress is a fraction from 0 to 1, not {fraction!r}")
+        if self._report is not None:
+            self._report(float(fraction), message, data)
+
+    def __repr__(self) -> str:
+        """Such as ``<CurrentJob 01J... app.tasks.add attempt 1>``."""
+        return f"<CurrentJob {self.id} {self.task} attempt {self.attempt}>"
+
+
+_current: list[CurrentJob] = []
+
+
+def current_job() -> CurrentJob:
+    """The job that this process runs. Raises ``LookupError`` outside of a job."""
+    if not _current:
+        raise LookupError("no job runs here: current_job() is for code that a task calls")
+    return _current[-1]
+
+
+class running:  # noqa: N801 - reads as a word: ``with running(job):``
+    """Make ``job`` the current one for the length of a block."""
+
+    def __init__(self, job: CurrentJob) -> None:
+        self._job = job
+
+    def __enter__(self) -> CurrentJob:
+        _current.append(self._job)
+        return self._job
+
+    def __exit__(self, *exc: object) -> None:
+        _current.pop()

@@ -1,0 +1,125 @@
+"""``Settings``: one validated object, built at the edge and passed down.
+
+Later wins: defaults, the file ``fumehood.toml`` (or the one that ``FUMEHOOD_CONFIG`` names),
+environment variables ``FUMEHOOD_*``, what the command line or the caller sets.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from fumehood.common.errors import ConfigurationError
+from fumehood.common.limits import Limits, parse_size
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What an operator decides. Subclass it in your app to change defaults or add your own."""
+
+    model_config = SettingsConfigDict(env_prefix="FUMEHOOD_", extra="ignore", frozen=True, validate_default=True)
+
+    broker_url: str = Field("amqp://guest:guest@127.0.0.1:5672/", repr=False)
+    """Where jobs are kept: ``amqp://``, ``amqps://`` (commas between hosts) or ``memory://``."""
+    connect_timeout: Seconds = 10.0
+    """Seconds until a first connection must stand."""
+    publish_timeout: Seconds = 30.0
+    """Seconds until a publish must be confirmed, reconnections included."""
+    declare_queues: bool = False
+    """Whether a client makes a job queue that does not exist yet; without it that is an error."""
+
+    max_timeout: Seconds = 86400.0
+    """Seconds; the largest ``timeout`` that a job may ask for."""
+    max_arguments: Size = 8 << 20
+    """Bytes; the largest body of encoded arguments."""
+    max_result: Size = 8 << 20
+    """Bytes; the largest encoded value, and the default of the ``result`` limit."""
+    max_output: Size = 1 << 20
+    """Bytes kept of stdout and of stderr, each; the default of the ``output`` limit."""
+
+    sandbox_enabled: bool = True
+    """Whether jobs run in sandboxes. Without, a job can hang, crash and leak into its node."""
+    sandbox_default_timeout: Seconds = 30.0
+    """Seconds; the timeout of a job that names none."""
+    sandbox_ctx: Literal["fork", "forkserver", "spawn"] = "fork"
+    """How sandboxes are made. ``fork`` and ``forkserver``: from a zygote; ``spawn``: each anew."""
+    sandbox_fallback: bool = False
+    """Whether a node runs a trusted task inline when no sandbox could be started for it."""
+    sandbox_start_timeout: Seconds = 30.0
+    """Seconds; how long importing the task modules may take, and a sandbox to become ready."""
+
+    concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    """Sandboxes that a node runs at a time."""
+    drain_grace: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """Seconds that running jobs get to finish when a node is told to stop."""
+    max_deliveries: int = Field(20, ge=1)
+    """How often a job may be handed out without a verdict before it is given up as LOST."""
+
+    @model_validator(mode="after")
+    def _timeouts_fit(self) -> Self:
+        if self.sandbox_default_timeout > self.max_timeout:
+            raise ValueError(
+                f"sandbox_default_timeout ({self.sandbox_default_timeout:g} s) is above "
+                f"max_timeout ({self.max_timeout:g} s)"
+            )
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """The most that any attempt may use."""
+        return Limits(output=self.max_output, result=self.max_result)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order of the sources, strongest first. Called by pydantic-settings."""
+        path = Path(os.environ.get("FUMEHOOD_CONFIG", "fumehood.toml"))
+        if "FUMEHOOD_CONFIG" in os.environ and not path.is_file():
+            raise ConfigurationError(f"FUMEHOOD_CONFIG names {str(path)!r}, which is not a file")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+
+def load_settings(spec: str | None = None, **overrides: Any) -> Settings:
+    """Build the settings. ``spec`` (else ``FUMEHOOD_SETTINGS``) is ``module:Class`` of an app's own.
+
+    ``overrides`` that are None are left out. Raises ``ConfigurationError``, one line for each fault.
+    """
+    kind = _settings_class(spec or os.environ.get("FUMEHOOD_SETTINGS"))
+    try:
+        return kind(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as cause:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in cause.errors())
+        raise ConfigurationError(faults) from None
+    except (OSError, ValueError) as cause:  # an unreadable or malformed toml file
+        raise ConfigurationError(f"fumehood.toml: {cause}") from None
+
+
+def _settings_class(spec: str | None) -> type[Settings]:
+    if not spec:
+        return Settings
+    module, _, name = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as cause:
+        raise ConfigurationError(f"settings {spec!r}: {cause} (it is written module:Class)") from None
+    if not (isinstance(found, type) and issubclass(found, Settings)):
+        raise ConfigurationError(f"settings {spec!r} is not a subclass of fumehood.common.Settings")
+    return found
