@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+# Not lazily: the function has the name of its module, and whichever is bound last wins. Imported
+# here, the function is. It costs little: no adapter is imported before a URL asks for it.
+from fumehood.broker.connect import connect as connect
+
 if TYPE_CHECKING:
-    from fumehood.broker.connect import connect as connect
     from fumehood.broker.interface import Broker as Broker
     from fumehood.broker.interface import Delivery as Delivery
     from fumehood.broker.interface import Subscription as Subscription
 
 _HOME = {
-    "connect": "fumehood.broker.connect",
     "Broker": "fumehood.broker.interface",
     "Delivery": "fumehood.broker.interface",
     "Subscription": "fumehood.broker.interface",

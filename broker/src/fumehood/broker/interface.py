@@ -72,7 +72,9 @@ class Broker(ABC):
         """Make the job queue ``queue`` exist. Raises ``ConfigurationError`` if it exists differently."""
 
     @abstractmethod
-    async def publish_job(self, queue: str, message: Message, *, deadline: float | None = None) -> None:
+    async def publish_job(
+        self, queue: str, message: Message, *, deadline: float | None = None
+    ) -> None:
         """Put a job on ``queue`` and wait until it is safe there.
 
         ``deadline`` is an instant of ``time.monotonic()``; without one the adapter's publish timeout
@@ -80,7 +82,9 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    async def consume_jobs(self, queue: str, prefetch: int, on_delivery: OnDelivery) -> Subscription:
+    async def consume_jobs(
+        self, queue: str, prefetch: int, on_delivery: OnDelivery
+    ) -> Subscription:
         """Receive jobs of ``queue``, at most ``prefetch`` unsettled at a time."""
 
     @abstractmethod

@@ -1,0 +1,1 @@
+"""The RabbitMQ adapter, built on aiormq. Nothing outside this package knows AMQP."""
