@@ -48,21 +48,21 @@ if TYPE_CHECKING:
     from fumehood.common.task import task as task
 
 _MODULES = {
-    "context": ("CurrentJob", "current_job"),
+    "context": "CurrentJob current_job",
     "errors": (
-        "BrokerUnavailable", "ClientClosed", "ConfigurationError", "EnqueueError", "FumehoodError",
-        "InvalidArguments", "JobCancelled", "JobCrashed", "JobError", "JobExited", "JobExpired", "JobFailed",
-        "JobLimitExceeded", "JobLost", "JobPolicyViolation", "JobProtocolError", "JobRejected", "JobStartFailed",
-        "JobTimedOut", "PayloadTooLarge", "QueueFull", "SandboxUnavailable", "UnknownQueue", "UnknownTask",
+        "BrokerUnavailable ClientClosed ConfigurationError EnqueueError FumehoodError "
+        "InvalidArguments JobCancelled JobCrashed JobError JobExited JobExpired JobFailed "
+        "JobLimitExceeded JobLost JobPolicyViolation JobProtocolError JobRejected JobStartFailed "
+        "JobTimedOut PayloadTooLarge QueueFull SandboxUnavailable UnknownQueue UnknownTask"
     ),
-    "limits": ("Limits",),
-    "outcome": ("Blame", "ErrorInfo", "Outcome", "Status", "Usage"),
-    "settings": ("Settings", "load_settings"),
-    "task": ("Call", "Task", "registry"),
-}  # fmt: skip
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+    "limits": "Limits",
+    "outcome": "Blame ErrorInfo Outcome Status Usage",
+    "settings": "Settings load_settings",
+    "task": "Call Task registry",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = [*_HOME, "task"]  # noqa: PLE0604
+__all__ = [*_HOME, "task"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

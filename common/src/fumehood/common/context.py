@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar, Token
 from typing import Any
 
 ReportProgress = Callable[[float, str, Any], None]
@@ -53,25 +54,36 @@ class CurrentJob:
         return f"<CurrentJob {self.id} {self.task} attempt {self.attempt}>"
 
 
-_current: list[CurrentJob] = []
+# A thread that a task starts inherits no context, so the jobs of the whole process are kept as
+# well. In a sandbox that is one; only a node that runs tasks inline can have several.
+_running: list[CurrentJob] = []
+_current: ContextVar[CurrentJob] = ContextVar("fumehood.current_job")
 
 
 def current_job() -> CurrentJob:
-    """The job that this process runs. Raises ``LookupError`` outside of a job."""
-    if not _current:
-        raise LookupError("no job runs here: current_job() is for code that a task calls")
-    return _current[-1]
+    """The job that this code runs for. Raises ``LookupError`` outside of a job."""
+    job = _current.get(None)
+    if job is not None:
+        return job
+    if len(_running) == 1:
+        return _running[0]
+    raise LookupError("no job runs here: current_job() is for code that a task calls")
 
 
 class running:  # noqa: N801 - reads as a word: ``with running(job):``
     """Make ``job`` the current one for the length of a block."""
 
+    __slots__ = ("_job", "_token")
+    _token: Token[CurrentJob]
+
     def __init__(self, job: CurrentJob) -> None:
         self._job = job
 
     def __enter__(self) -> CurrentJob:
-        _current.append(self._job)
+        _running.append(self._job)
+        self._token = _current.set(self._job)
         return self._job
 
     def __exit__(self, *exc: object) -> None:
-        _current.pop()
+        _current.reset(self._token)
+        _running.remove(self._job)

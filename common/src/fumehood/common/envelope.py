@@ -5,21 +5,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgpack
 
 from fumehood.common.codec import decode, encode
-from fumehood.common.errors import DecodeError, MalformedMessage, PayloadTooLarge
+from fumehood.common.errors import (
+    ConfigurationError,
+    DecodeError,
+    InvalidArguments,
+    MalformedMessage,
+    PayloadTooLarge,
+)
 from fumehood.common.limits import Limits
 from fumehood.common.message import CONTENT_TYPE, TYPE_CONTROL, TYPE_JOB, TYPE_OUTCOME, Message
 from fumehood.common.outcome import Blame, ErrorInfo, Outcome, Status, Usage
-from fumehood.common.task import Call
+from fumehood.common.task import Call, check_timeout
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
+_LIMIT = "limit-"
+
+Member = TypeVar("Member", Status, Blame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,7 @@ class Envelope:
     """One job on its way. ``arguments`` stay encoded until a sandbox reads them.
 
     ``timeout`` is in seconds, None where the sender set none. ``expires`` is a UNIX time in
-    milliseconds.
+    milliseconds. ``trace`` holds ``traceparent`` and ``tracestate``; other names do not travel.
     """
 
     job_id: str
@@ -38,18 +46,22 @@ class Envelope:
     reply_to: str = ""
     attempt: int = 1
     limits: Limits = field(default_factory=Limits)
-    trace: Mapping[str, str] = field(default_factory=dict)
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def to_message(self) -> Message:
         """The message that carries this job."""
-        headers: dict[str, Any] = {"task": self.task, **self.trace}
+        headers: dict[str, Any] = {"task": self.task}
         if self.timeout is not None:
             headers["timeout"] = self.timeout
         if self.expires is not None:
             headers["expires"] = self.expires
         if self.attempt != 1:
             headers["attempt"] = self.attempt
-        headers.update({f"limit-{name}": size for name, size in self.limits.to_wire().items()})
+        for name, size in self.limits.to_wire().items():
+            headers[_LIMIT + name] = size
+        for name in _TRACE_HEADERS:
+            if name in self.trace:
+                headers[name] = self.trace[name]
         return Message(self.arguments, TYPE_JOB, self.job_id, self.reply_to, headers=headers)
 
     @classmethod
@@ -58,7 +70,9 @@ class Envelope:
         if message.type != TYPE_JOB:
             raise MalformedMessage(f"type is {message.type!r}, a job's is {TYPE_JOB!r}")
         if message.content_type != CONTENT_TYPE:
-            raise MalformedMessage(f"content_type is {message.content_type!r}, it must be {CONTENT_TYPE!r}")
+            raise MalformedMessage(
+                f"content_type is {message.content_type!r}, it must be {CONTENT_TYPE!r}"
+            )
         if not message.correlation_id:
             raise MalformedMessage("correlation_id is missing: it is the job's id")
         headers = message.headers
@@ -69,41 +83,35 @@ class Envelope:
             timeout=_seconds(headers, "timeout"),
             expires=_integer(headers, "expires"),
             reply_to=message.reply_to,
-            attempt=_integer(headers, "attempt") or 1,
+            attempt=_integer(headers, "attempt", 1) or 1,
             limits=_limits(headers),
-            trace={name: str(headers[name]) for name in _TRACE_HEADERS if name in headers},
+            # A trace that cannot be read is no reason to refuse a job.
+            trace={n: headers[n] for n in _TRACE_HEADERS if isinstance(headers.get(n), str)},
         )
 
 
 def encode_arguments(call: Call[Any], maximum: int) -> bytes:
     """A call's arguments as a body. Raises ``InvalidArguments``, ``PayloadTooLarge``."""
-    args = encode(call.args, "args")
-    kwargs = encode(call.kwargs, "kwargs")
-    # An array of the two, joined from parts that were encoded apart for the sake of their paths.
-    body = b"\x92" + encode_list(args) + kwargs
+    # An array of the two, joined from parts that are encoded apart for the sake of their paths.
+    body = b"\x92" + encode(list(call.args), "args") + encode(dict(call.kwargs), "kwargs")
     if len(body) > maximum:
         raise PayloadTooLarge(
-            f"the arguments of {call.task.name} take {len(body)} bytes, max_arguments is {maximum}: "
-            "store the data and pass a reference to it"
+            f"the arguments of {call.task.name} take {len(body)} bytes, "
+            f"max_arguments is {maximum}: store the data and pass a reference to it"
         )
     return body
 
 
-def encode_list(tuple_bytes: bytes) -> bytes:
-    """The plain array inside an encoded tuple."""
-    ext = msgpack.unpackb(tuple_bytes)
-    return bytes(ext.data)
-
-
 def decode_arguments(body: bytes | memoryview) -> tuple[list[Any], dict[str, Any]]:
     """Positional and named arguments of a body. Raises ``DecodeError``."""
-    parts = decode(body)
-    if not isinstance(parts, list) or len(parts) != 2:
-        raise DecodeError("a job's body is an array of two: positional arguments and named arguments")
-    args, kwargs = parts
-    if not isinstance(args, list) or not isinstance(kwargs, dict):
+    parts: list[Any] = decode(body)
+    if type(parts) is not list or len(parts) != 2:
+        raise DecodeError("a job's body is an array of two: positional and named arguments")
+    args: list[Any] = parts[0]
+    kwargs: dict[str, Any] = parts[1]
+    if type(args) is not list or type(kwargs) is not dict:
         raise DecodeError("a job's body holds an array and a map, in this order")
-    if not all(isinstance(name, str) for name in kwargs):
+    if not all(type(name) is str for name in kwargs):
         raise DecodeError("names of arguments must be text")
     return args, kwargs
 
@@ -122,83 +130,133 @@ def _seconds(headers: Mapping[str, Any], name: str) -> float | None:
     value = headers.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise MalformedMessage(f"header {name!r} must be a finite number of seconds above 0, not {value!r}")
-    return float(value)
+    try:
+        return check_timeout(value)
+    except InvalidArguments as cause:
+        raise MalformedMessage(f"header {name!r}: {cause}") from None
 
 
-def _integer(headers: Mapping[str, Any], name: str) -> int | None:
+def _integer(headers: Mapping[str, Any], name: str, least: int = 0) -> int | None:
     value = headers.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise MalformedMessage(f"header {name!r} must be a whole number, 0 or more, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MalformedMessage(
+            f"header {name!r} must be a whole number, {least} or more, not {value!r}"
+        )
     return value
 
 
 def _limits(headers: Mapping[str, Any]) -> Limits:
-    found = {name[6:]: _integer(headers, name) for name in headers if name.startswith("limit-")}
-    if not found:
+    names = [name for name in headers if name.startswith(_LIMIT)]
+    if not names:
         return Limits()
     try:
-        return Limits.from_wire(found)
-    except Exception as cause:
-        raise MalformedMessage(str(cause)) from None
+        return Limits.from_wire({n.removeprefix(_LIMIT): _integer(headers, n) for n in names})
+    except ConfigurationError as cause:
+        raise MalformedMessage(f"headers {', '.join(map(repr, names))}: {cause}") from None
 
 
 # --- outcomes ------------------------------------------------------------------------------
 
+# What an outcome holds as it is, besides its status, blame, error and usage; and of which type.
+_FACTS: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "reason": (str,),
+    "stack": (str,),
+    "exit_code": (int,),
+    "signal": (str,),
+    "limit": (str,),
+    "stage": (str,),
+    "stdout": (bytes,),
+    "stderr": (bytes,),
+    "output_dropped": (int,),
+    "leaked_processes": (int,),
+    "attempt": (int,),
+    "node": (str,),
+    "finished_at": (float, int),
+}
+
 
 def outcome_to_message(outcome: Outcome, reply_to: str = "") -> Message:
-    """The message that carries an outcome to its producer."""
+    """The message that carries an outcome to its producer. What is empty is not sent."""
+    usage = outcome.usage
     body: dict[str, Any] = {
         "status": outcome.status.value,
         "blame": outcome.blame.value,
-        "task": outcome.task,
-        "reason": outcome.reason,
-        "attempt": outcome.attempt,
-        "node": outcome.node,
-        "finished_at": outcome.finished_at,
-        "usage": [outcome.usage.wall, outcome.usage.cpu, outcome.usage.setup],
+        "usage": [usage.wall, usage.cpu, usage.setup],
     }
+    for name in _FACTS:
+        if fact := getattr(outcome, name):
+            body[name] = fact
+    if outcome.exit_code is not None:
+        body["exit_code"] = outcome.exit_code  # 0 says something, too
     if outcome.error is not None:
         body["error"] = [outcome.error.type, outcome.error.message, outcome.error.traceback]
     if outcome.value_bytes is not None:
         body["value"] = outcome.value_bytes
-    # Most jobs have none of these: what is empty is not sent.
-    body.update({name: found for name in _OPTIONAL if (found := getattr(outcome, name)) not in (None, "", b"", 0)})
-    if outcome.exit_code is not None:
-        body["exit_code"] = outcome.exit_code
-    packed: bytes = msgpack.packb(body, use_bin_type=True)
+    packed = msgpack.packb(body, use_bin_type=True, unicode_errors="backslashreplace")
     headers = {"status": outcome.status.value}
     return Message(packed, TYPE_OUTCOME, outcome.job_id, reply_to, headers=headers)
 
 
-_OPTIONAL = ("stack", "signal", "limit", "stage", "stdout", "stderr", "output_dropped", "leaked_processes")
-
-
 def outcome_from_message(message: Message) -> Outcome:
-    """Read an outcome. Raises ``MalformedMessage``."""
+    """Read an outcome. Raises ``MalformedMessage``, which names the field.
+
+    Anybody may write to a reply address, so that every field is checked.
+    """
+    if message.type != TYPE_OUTCOME:
+        raise MalformedMessage(f"type is {message.type!r}, an outcome's is {TYPE_OUTCOME!r}")
+    if not message.correlation_id:
+        raise MalformedMessage("correlation_id is missing: it is the job's id")
+    body = _body(message)
+    facts = {name: _fact(kinds, name, body) for name, kinds in _FACTS.items() if name in body}
+    if "value" in body:
+        facts["value_bytes"] = _fact((bytes,), "value", body)
+    if "error" in body:
+        facts["error"] = ErrorInfo(*_list_of((str,), "error", body["error"], 2, 3))
+    if "usage" in body:
+        facts["usage"] = Usage(*_list_of((float, int), "usage", body["usage"], 0, 3))
+    return Outcome(
+        status=_member(Status, "status", body.get("status")),
+        job_id=message.correlation_id,
+        blame=_member(Blame, "blame", body.get("blame", "nobody")),
+        **facts,
+    )
+
+
+def _body(message: Message) -> dict[str, Any]:
+    body = decode(message.body)
+    if not isinstance(body, dict):
+        raise MalformedMessage("the body must be a map")
+    return cast("dict[str, Any]", body)
+
+
+def _member(kind: type[Member], name: str, value: Any) -> Member:
     try:
-        body = msgpack.unpackb(message.body, raw=False)
-        error = body.get("error")
-        return Outcome(
-            status=Status(body["status"]),
-            job_id=message.correlation_id,
-            task=body.get("task", ""),
-            blame=Blame(body.get("blame", Blame.NOBODY.value)),
-            reason=body.get("reason", ""),
-            value_bytes=body.get("value"),
-            error=ErrorInfo(*error) if error else None,
-            exit_code=body.get("exit_code"),
-            usage=Usage(*body.get("usage", ())),
-            attempt=body.get("attempt", 1),
-            node=body.get("node", ""),
-            finished_at=body.get("finished_at", 0.0),
-            **{name: body[name] for name in _OPTIONAL if name in body},
-        )
-    except Exception as cause:  # anybody may write to a reply address: any fault is the same fault
-        raise MalformedMessage(f"not an outcome: {cause!r}") from None
+        return kind(value)
+    except (ValueError, TypeError):
+        raise MalformedMessage(
+            f"{name} must be one of {[str(member) for member in kind]}, not {value!r:.80}"
+        ) from None
+
+
+def _fact(kinds: tuple[type, ...], name: str, body: Mapping[str, Any]) -> Any:
+    if type(body[name]) not in kinds:
+        raise MalformedMessage(f"{name} must be {kinds[0].__name__}, not {body[name]!r:.80}")
+    return body[name]
+
+
+def _list_of(kinds: tuple[type, ...], name: str, value: Any, least: int, most: int) -> list[Any]:
+    parts: list[Any] = value
+    if (
+        type(value) is not list
+        or not least <= len(parts) <= most
+        or not all(type(part) in kinds for part in parts)
+    ):
+        wanted = f"an array of {least} to {most} {kinds[0].__name__}"
+        raise MalformedMessage(f"{name} must be {wanted}, not {value!r:.80}")
+    return parts
 
 
 # --- control -------------------------------------------------------------------------------
@@ -206,13 +264,12 @@ def outcome_from_message(message: Message) -> Outcome:
 
 def cancel_message(job_id: str) -> Message:
     """Tell every node that a job is not wanted any more."""
-    packed: bytes = msgpack.packb({"do": "cancel"})
-    return Message(packed, TYPE_CONTROL, job_id)
+    return Message(msgpack.packb({"do": "cancel"}), TYPE_CONTROL, job_id)
 
 
 def read_control(message: Message) -> tuple[str, str]:
     """What to do, and to which job. Raises ``MalformedMessage``."""
-    try:
-        return str(msgpack.unpackb(message.body, raw=False)["do"]), message.correlation_id
-    except Exception as cause:
-        raise MalformedMessage(f"not a control message: {cause!r}") from None
+    what = _body(message).get("do")
+    if not isinstance(what, str) or not message.correlation_id:
+        raise MalformedMessage("a control message names what to do, and the job as correlation_id")
+    return what, message.correlation_id

@@ -44,7 +44,7 @@ class ClientClosed(FumehoodError):
 
 
 class EnqueueError(FumehoodError):
-    """The job was not accepted, or it cannot be known whether it was (see ``BrokerUnavailable``)."""
+    """The job was not accepted, or nobody knows whether it was (see ``BrokerUnavailable``)."""
 
 
 class BrokerUnavailable(EnqueueError):
@@ -68,7 +68,7 @@ class PayloadTooLarge(EnqueueError):
 
 
 class InvalidArguments(EnqueueError, ValueError):
-    """A call, an option or a value cannot be carried; ``path`` names it, as in ``args[0]['when']``."""
+    """A call, an option or a value cannot be carried; ``path`` says which: ``args[0]['when']``."""
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -87,7 +87,7 @@ class JobError(FumehoodError):
 
 
 class JobFailed(JobError):
-    """The task raised. The exception's type name, message and traceback are in ``outcome.error``."""
+    """The task raised; ``outcome.error`` has the exception's type name, message and traceback."""
 
 
 class JobTimedOut(JobError, TimeoutError):

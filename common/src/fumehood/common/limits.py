@@ -9,21 +9,27 @@ from typing import Any
 
 from fumehood.common.errors import ConfigurationError
 
-_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30} | _DECIMAL
+_SIZE = re.compile(r"\s*(\d{1,18})(\.\d{1,9})?\s*([A-Za-z]*)\s*", re.ASCII)
+_MAX_SIZE = (1 << 63) - 1  # what an AMQP header holds
 
 
-def parse_size(size: int | str) -> int:
-    """Bytes of ``size``: a whole number, or text with B, KiB, MiB, GiB, kB, MB or GB behind it."""
+def parse_size(size: object) -> int:
+    """Bytes of ``size``: a whole number, or text with B, KiB, MiB, GiB, kB, MB or GB behind it.
+
+    Raises ``ConfigurationError``.
+    """
     if isinstance(size, int) and not isinstance(size, bool):
         number = size
     else:
         match = _SIZE.fullmatch(size) if isinstance(size, str) else None
-        if match is None or match[2].upper() not in _UNITS:
+        if match is None or match[3].lower() not in _UNITS:
             raise ConfigurationError(f"{size!r} is not a size: write bytes, or text such as '8MiB'")
-        number = int(float(match[1]) * _UNITS[match[2].upper()])
-    if number < 0:
-        raise ConfigurationError(f"a size cannot be negative: {size!r}")
+        unit = _UNITS[match[3].lower()]
+        number = int(match[1]) * unit + int(float(match[2] or 0) * unit)
+    if not 0 <= number <= _MAX_SIZE:
+        raise ConfigurationError("a size must lie between 0 and 2**63 - 1 bytes")
     return number
 
 
@@ -51,7 +57,8 @@ class Limits:
 
     def to_wire(self) -> dict[str, int]:
         """The bounds that are set, as plain data."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        bounds = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: bound for name, bound in bounds.items() if bound is not None}
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Limits:
@@ -59,5 +66,5 @@ class Limits:
         known = {f.name for f in fields(cls)}
         unknown = set(data) - known
         if unknown:
-            raise ConfigurationError(f"unknown limits {sorted(unknown)}: this node knows {sorted(known)}")
+            raise ConfigurationError(f"unknown limits {sorted(unknown)}: known are {sorted(known)}")
         return cls(**dict(data))

@@ -25,5 +25,5 @@ class Message:
     correlation_id: str = ""
     reply_to: str = ""
     content_type: str = CONTENT_TYPE
-    headers: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     message_id: str = ""

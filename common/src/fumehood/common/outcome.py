@@ -6,13 +6,13 @@ Statuses are final. Who moves a job there stands beside each of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from fumehood.common import errors
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How a job or an attempt ended."""
 
     SUCCEEDED = "succeeded"  # the sandbox manager, on a complete result and exit 0
@@ -29,10 +29,8 @@ class Status(str, Enum):
     REJECTED = "rejected"  # the executor, when a message cannot or must not be run
     LOST = "lost"  # the executor, when the delivery limit is reached
 
-    __str__ = str.__str__
 
-
-class Blame(str, Enum):
+class Blame(StrEnum):
     """Who caused an outcome; retries are decided by it."""
 
     NOBODY = "nobody"
@@ -40,8 +38,6 @@ class Blame(str, Enum):
     LIMIT = "limit"
     POLICY = "policy"
     INFRA = "infra"
-
-    __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +117,11 @@ class Outcome:
         """One sentence for logs and error messages."""
         what = self.reason or self.status.value.replace("_", " ")
         if self.error is not None:
-            what = f"{self.error.type}: {self.error.message}" if self.error.message else self.error.type
+            what = (
+                f"{self.error.type}: {self.error.message}"
+                if self.error.message
+                else self.error.type
+            )
         return f"{self.task or 'job'} [{self.job_id}]: {what}" if self.job_id else what
 
     def of_job(self, **facts: Any) -> Outcome:

@@ -6,7 +6,17 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from fumehood.common.errors import ConfigurationError, InvalidArguments, UnknownTask
 from fumehood.common.limits import Limits
@@ -28,17 +38,33 @@ class Handle(Protocol[R_co]):
     """A job that a broker accepted (``fumehood.client.JobHandle``, seen from here)."""
 
     @property
-    def id(self) -> str: ...
-    def done(self) -> bool: ...
-    def result(self, timeout: float | None = None) -> Awaitable[R_co]: ...
-    def outcome(self, timeout: float | None = None) -> Awaitable[Outcome]: ...
-    def cancel(self) -> Awaitable[None]: ...
+    def id(self) -> str:
+        """The job's id."""
+        ...
+
+    def done(self) -> bool:
+        """Whether the outcome has arrived."""
+        ...
+
+    def result(self, timeout: float | None = None) -> Awaitable[R_co]:
+        """Wait for the value; raises ``JobError`` if there is none."""
+        ...
+
+    def outcome(self, timeout: float | None = None) -> Awaitable[Outcome]:
+        """Wait for the outcome, whatever it is."""
+        ...
+
+    def cancel(self) -> Awaitable[None]:
+        """Tell the nodes that the job is not wanted any more."""
+        ...
 
 
 class Enqueuer(Protocol):
     """Whatever can enqueue a call: a ``fumehood.client.Client``."""
 
-    def enqueue(self, call: Call[R], /, **options: Any) -> Awaitable[Handle[R]]: ...
+    def enqueue(self, call: Call[R], /, **options: Any) -> Awaitable[Handle[R]]:
+        """Hand a job to the broker; options as in ``Client.enqueue``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +99,12 @@ class Task(Generic[P, R]):
         self.function = function
         self.name = name
         self.options = options
-        self._signature = inspect.signature(function)
+        self._signature = _signature(function)
+        self._arity = _arity(self._signature)
         self._plan: Plan | None = None
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        self.__module__ = function.__module__
+        self.__module__ = getattr(function, "__module__", "")
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
 
@@ -106,17 +133,20 @@ class Task(Generic[P, R]):
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[R]:
         """``call`` for arguments whose types are not known, such as those of a command line."""
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as cause:
-            raise InvalidArguments(f"{self.name}{self._signature}: {cause}") from None
+        if (
+            kwargs or len(args) not in self._arity
+        ):  # else they fit: binding would cost most of a call
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError as cause:
+                raise InvalidArguments(f"{self.name}{self._signature}: {cause}") from None
         return Call(self, args, dict(kwargs))
 
     async def enqueue(
         self,
         client: Enqueuer,
         *args: Any,
-        timeout: float | None = None,  # noqa: ASYNC109 - the job's, not this coroutine's
+        timeout: float | None = None,
         expires: float | None = None,
         queue: str | None = None,
         job_id: str | None = None,
@@ -188,7 +218,9 @@ class Registry:
         try:
             return self._tasks[name]
         except KeyError:
-            raise UnknownTask(f"no task is named {name!r} here: import the module that declares it") from None
+            raise UnknownTask(
+                f"no task is named {name!r} here: import the module that declares it"
+            ) from None
 
     def names(self) -> list[str]:
         """Every known name, sorted."""
@@ -197,6 +229,23 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         """Whether a task of that name is known."""
         return name in self._tasks
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as cause:
+        raise ConfigurationError(f"{function!r} cannot be a task: {cause}") from None
+
+
+def _arity(signature: inspect.Signature) -> range:
+    """How many positional arguments make a complete call; empty if they alone never do."""
+    parameters = signature.parameters.values()
+    positional = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    required = [p for p in positional if p.default is p.empty]
+    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+        return range(0)
+    return range(len(required), len(positional) + 1)
 
 
 def _source(task: Task[..., Any]) -> str:
@@ -209,15 +258,22 @@ def _source(task: Task[..., Any]) -> str:
 registry = Registry()
 
 
+# A coroutine function fits the second overload as well; the first that fits is the one meant.
 class _Decorator(Protocol):
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self,
+        function: Callable[P, Coroutine[Any, Any, R]],  # pyright: ignore[reportOverlappingOverload]
+        /,
+    ) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
 
 
 @overload
-def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+def task(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> AsyncTask[P, R]: ...
 @overload
 def task(function: Callable[P, R], /) -> SyncTask[P, R]: ...
 @overload
@@ -259,24 +315,43 @@ def task(
     return declare if function is None else declare(function)
 
 
-def _declare(function: Callable[..., Any], name: str | None, options: TaskOptions) -> Task[..., Any]:
-    if not callable(function) or isinstance(function, Task):
+def _declare(function: object, name: str | None, options: TaskOptions) -> Task[..., Any]:
+    if not callable(function) or isinstance(function, (Task, type)):
         raise ConfigurationError(f"@task is for functions, not for {function!r}")
-    name = name or f"{function.__module__}.{function.__qualname__}"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{function!r} is a generator: a task returns one value")
+    name = name or _name(function)
     if len(name.encode()) > 255:
         raise ConfigurationError(f"a task's name may have 255 bytes at most: {name!r}")
-    kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
-    declared: Task[..., Any] = kind(function, name, options)
+    is_async = inspect.iscoroutinefunction(function)
+    kind: type[Task[..., Any]] = AsyncTask[..., Any] if is_async else SyncTask[..., Any]
+    declared = kind(function, name, options)
     registry.add(declared)
     return declared
 
 
+def _name(function: Callable[..., Any]) -> str:
+    try:
+        return f"{function.__module__}.{function.__qualname__}"
+    except AttributeError:
+        raise ConfigurationError(f"{function!r} has no name of its own: @task(name=...)") from None
+
+
 def check_timeout(timeout: object, maximum: float = math.inf) -> float:
-    """``timeout`` as seconds: a finite number above 0, at most ``maximum``; else ``InvalidArguments``."""
+    """``timeout`` as seconds: a finite number above 0 and at most ``maximum``.
+
+    Raises ``InvalidArguments``.
+    """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidArguments(f"timeout must be a number of seconds, not {timeout!r}", "timeout")
-    if not math.isfinite(timeout) or timeout <= 0:
-        raise InvalidArguments(f"timeout must be a finite number above 0, not {timeout!r}", "timeout")
-    if timeout > maximum:
-        raise InvalidArguments(f"timeout {timeout:g} s is above max_timeout, {maximum:g} s", "timeout")
-    return float(timeout)
+        raise InvalidArguments(f"it must be a number of seconds, not {timeout!r}", "timeout")
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        raise InvalidArguments(
+            "it must be a number of seconds, not one that large", "timeout"
+        ) from None
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise InvalidArguments(f"it must be a finite number above 0, not {timeout!r}", "timeout")
+    if seconds > maximum:
+        raise InvalidArguments(f"{seconds:g} s is above max_timeout, {maximum:g} s", "timeout")
+    return seconds
