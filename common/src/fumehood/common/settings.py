@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -23,15 +28,32 @@ from fumehood.common.errors import ConfigurationError
 from fumehood.common.limits import Limits, parse_size
 
 Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+def _split(value: object) -> object:
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, str)
+        else value
+    )
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
     """What an operator decides. Subclass it in your app to change defaults or add your own."""
 
-    model_config = SettingsConfigDict(env_prefix="FUMEHOOD_", extra="ignore", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FUMEHOOD_",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # an input may be a URL with a password
+        validate_default=True,
+    )
 
-    broker_url: str = Field("amqp://guest:guest@127.0.0.1:5672/", repr=False)
+    broker_url: str = "amqp://guest:guest@127.0.0.1:5672/"
     """Where jobs are kept: ``amqp://``, ``amqps://`` (commas between hosts) or ``memory://``."""
     connect_timeout: Seconds = 10.0
     """Seconds until a first connection must stand."""
@@ -60,6 +82,11 @@ class Settings(BaseSettings):
     sandbox_start_timeout: Seconds = 30.0
     """Seconds; how long importing the task modules may take, and a sandbox to become ready."""
 
+    sandbox_env: Names = ()
+    """More environment variables that tasks may see, with ``*``; ``A,B_*`` in the environment."""
+    sandbox_disable: Names = ()
+    """Mechanisms not to use, to test or to work around a host: ``cgroup``."""
+
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
     """Sandboxes that a node runs at a time."""
     drain_grace: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
@@ -81,6 +108,11 @@ class Settings(BaseSettings):
         """The most that any attempt may use."""
         return Limits(output=self.max_output, result=self.max_result)
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """What ``repr`` and ``str`` show: passwords in URLs are left out. Called by pydantic."""
+        for name, value in super().__repr_args__():
+            yield name, hide_password(value) if isinstance(value, str) else value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -91,25 +123,50 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The order of the sources, strongest first. Called by pydantic-settings."""
-        path = Path(os.environ.get("FUMEHOOD_CONFIG", "fumehood.toml"))
-        if "FUMEHOOD_CONFIG" in os.environ and not path.is_file():
-            raise ConfigurationError(f"FUMEHOOD_CONFIG names {str(path)!r}, which is not a file")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+        # An app may give its own settings a prefix of their own; ours are found under ours, too.
+        ours = EnvSettingsSource(settings_cls, env_prefix="FUMEHOOD_")
+        return init_settings, env_settings, ours, _toml(settings_cls)
+
+
+def _toml(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:
+    named = os.environ.get("FUMEHOOD_CONFIG")
+    path = Path(named or "fumehood.toml")
+    if named and not path.is_file():
+        raise ConfigurationError(f"FUMEHOOD_CONFIG names {named!r}, which is not a file")
+    try:
+        return TomlConfigSettingsSource(settings_cls, path)
+    except (OSError, ValueError) as cause:
+        raise ConfigurationError(f"{path}: {_one_line(cause)}") from None
+
+
+def hide_password(text: str) -> str:
+    """``text`` with the password of a URL in it, if any, replaced by ``***``."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+# Up to the last @: an unquoted password may hold one itself.
+_PASSWORD = re.compile(r"(://[^:@/\s]*:)\S*@")
 
 
 def load_settings(spec: str | None = None, **overrides: Any) -> Settings:
-    """Build the settings. ``spec`` (else ``FUMEHOOD_SETTINGS``) is ``module:Class`` of an app's own.
+    """Build the settings. ``spec``, else ``FUMEHOOD_SETTINGS``, is ``module:Class`` of an app.
 
-    ``overrides`` that are None are left out. Raises ``ConfigurationError``, one line for each fault.
+    ``overrides`` that are None are left out. Raises ``ConfigurationError``, a single line.
     """
     kind = _settings_class(spec or os.environ.get("FUMEHOOD_SETTINGS"))
     try:
         return kind(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as cause:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in cause.errors())
-        raise ConfigurationError(faults) from None
-    except (OSError, ValueError) as cause:  # an unreadable or malformed toml file
-        raise ConfigurationError(f"fumehood.toml: {cause}") from None
+        faults = [
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in cause.errors()
+        ]
+        raise ConfigurationError(_one_line("; ".join(faults))) from None
+    except SettingsError as cause:
+        raise ConfigurationError(_one_line(cause)) from None
+
+
+def _one_line(cause: object) -> str:
+    return " ".join(str(cause).split())
 
 
 def _settings_class(spec: str | None) -> type[Settings]:
@@ -118,8 +175,10 @@ def _settings_class(spec: str | None) -> type[Settings]:
     module, _, name = spec.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as cause:
-        raise ConfigurationError(f"settings {spec!r}: {cause} (it is written module:Class)") from None
+    except Exception as cause:  # an app's module may raise anything while it is imported
+        raise ConfigurationError(
+            f"settings {spec!r}: {_one_line(cause)} (it is written module:Class)"
+        ) from cause
     if not (isinstance(found, type) and issubclass(found, Settings)):
         raise ConfigurationError(f"settings {spec!r} is not a subclass of fumehood.common.Settings")
     return found
