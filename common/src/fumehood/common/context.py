@@ -19,7 +19,6 @@ class CurrentJob:
         self,
         job_id: str,
         task: str,
-        *,
         attempt: int = 1,
         token: str = "",
         timeout: float = 0.0,
@@ -68,6 +67,11 @@ def current_job() -> CurrentJob:
     if len(_running) == 1:
         return _running[0]
     raise LookupError("no job runs here: current_job() is for code that a task calls")
+
+
+def enter(job: CurrentJob) -> None:
+    """Make ``job`` the current one for as long as this process lives: a sandbox's whole life."""
+    _running.append(job)
 
 
 class running:  # noqa: N801 - reads as a word: ``with running(job):``

@@ -1,13 +1,26 @@
-"""The node's side of Fumehood."""
+"""Worker nodes and sandboxes. Names are imported when they are first used (PEP 562)."""
 
-from importlib import import_module
-from typing import Final
+from __future__ import annotations
 
-# Public name -> module that defines it. Lazy (PEP 562): one name does not pay for all of them.
-_HOMES: Final[dict[str, str]] = {}
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fumehood.worker.run_handler import run_handler as run_handler
+    from fumehood.worker.sandbox.sandbox import Sandbox as Sandbox
+    from fumehood.worker.worker import Worker as Worker
+
+_HOME = {
+    "Sandbox": "fumehood.worker.sandbox.sandbox",
+    "Worker": "fumehood.worker.worker",
+    "run_handler": "fumehood.worker.run_handler",
+}
+
+__all__ = ["Sandbox", "Worker", "run_handler"]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOME[name]), name)

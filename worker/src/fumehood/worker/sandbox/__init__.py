@@ -1,0 +1,1 @@
+"""The sandbox: one fresh, limited process for each attempt, judged and killed from outside."""

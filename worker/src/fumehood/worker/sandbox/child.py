@@ -1,0 +1,197 @@
+"""The sandbox: what happens in a forked process from its first instruction to ``_exit``.
+
+An ordered list of steps. Each is named before it is taken, so that a failure tells its stage; up to
+READY nothing is the task's fault, after it everything is judged by the manager from outside.
+
+After a fork every page that is touched is copied at its first touch, by objects' reference counts
+too. The code on the common path is therefore plain: few objects, no exceptions, no context managers.
+What can be done once is done in the zygote and inherited (signals, faulthandler, limits).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from fumehood.common import context
+from fumehood.common.codec import encode
+from fumehood.common.envelope import decode_arguments
+from fumehood.common.errors import DecodeError, InvalidArguments
+from fumehood.common.task import registry
+from fumehood.worker.sandbox import fault, kernel, protocol
+
+#: Asks a sandbox for its Python stack. A real-time signal, for tasks use the named ones.
+DUMP_SIGNAL = signal.SIGRTMAX - 1
+
+# Where descriptors lie in every sandbox.
+STDOUT, STDERR, JOB, DIAG, LIFELINE, _FIRST_UNUSED = 1, 2, 3, 4, 5, 6
+_LAST_FD = 1 << 20
+_PROGRESS_PERIOD = 0.05  # seconds; reports in between are dropped, all but those that say 1.0
+_EXIT_BROKEN = 70  # EX_SOFTWARE: this file's own failure, never a task's
+
+
+def live(job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: int) -> NoReturn:
+    """Set up, wait for a job, run it, hand over its result, end. Never returns.
+
+    The arguments are descriptors of the zygote; ``procs`` is -1 where there are no cgroups.
+    """
+    stage = "cgroup"
+    try:
+        if procs >= 0:
+            os.write(procs, b"0")
+        else:
+            kernel.become_subreaper()
+        stage = "session"
+        os.setsid()
+        stage = "descriptors"
+        os.dup2(stdout, STDOUT)
+        os.dup2(stderr, STDERR)
+        os.dup2(job, JOB, False)
+        os.dup2(diag, DIAG, False)
+        os.dup2(lifeline, LIFELINE, False)
+        os.closerange(_FIRST_UNUSED, _LAST_FD)
+        # The seat's lifeline sends SIGKILL to its owner when the manager's end of it closes.
+        # PDEATHSIG would tie this process to the zygote, whose death must cost no job its verdict.
+        stage = "lifeline"
+        fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, os.getpid())
+    except BaseException as exc:
+        _report_setup_failure(job, stage, exc)
+        os._exit(_EXIT_BROKEN)
+    try:
+        _serve()
+    finally:
+        os._exit(_EXIT_BROKEN)
+
+
+def _report_setup_failure(job: int, stage: str, exc: BaseException) -> None:
+    number = exc.errno if isinstance(exc, OSError) else None
+    frame = protocol.pack(protocol.SETUP_FAILED, stage, number, fault.message_of(exc)[:500])
+    for fd in (job, JOB):
+        with contextlib.suppress(OSError):
+            os.write(fd, frame)
+            return
+
+
+# --- the job --------------------------------------------------------------------------------
+
+
+def _serve() -> None:
+    frame = os.read(JOB, protocol.FRAME_MAX)
+    if not frame:
+        os._exit(0)  # the manager has no use for this sandbox any more
+    job_id, name, attempt, token, timeout, result_max, arguments = protocol.unpack(frame[1:])
+    started = time.monotonic()
+    task = registry.get(name)
+    report = _reporter() if task.options.progress else None
+    context.enter(context.CurrentJob(job_id, name, attempt, token, timeout, started + timeout, report))
+    os.write(JOB, protocol.READY)
+    try:
+        args, kwargs = decode_arguments(_receive_arguments() if arguments is None else arguments)
+        value = _run(task, args, kwargs)
+        _send_value(value, result_max)
+    except DecodeError as exc:
+        os.write(JOB, protocol.pack(protocol.REFUSED, str(exc)[:2000]))
+    except SystemExit as exc:
+        _leave(_exit_code(exc.code))
+    except BaseException as exc:  # whatever a task raises is its answer
+        _send_error(exc)
+    _leave(0)
+
+
+def _receive_arguments() -> bytes:
+    """Large arguments: the next frame brings the memfd that they lie in."""
+    with socket.socket(fileno=os.dup(JOB)) as channel:
+        _, fds = protocol.receive(channel, bytearray(16), max_fds=1)
+    with open(fds[0], "rb") as file:
+        return file.read()
+
+
+def _run(task: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    args, kwargs = task.plan.arguments(args, kwargs)
+    if not task.is_async:
+        return task.function(*args, **kwargs)
+    import asyncio
+
+    return asyncio.run(task.function(*args, **kwargs))
+
+
+def _send_value(value: Any, result_max: int) -> None:
+    try:
+        data = encode(value, "result")
+    except InvalidArguments as exc:
+        exc.args = (f"the task's value cannot be carried: {exc}",)
+        raise exc.with_traceback(None) from None
+    if len(data) > result_max:
+        os.write(JOB, protocol.pack(protocol.TOO_LARGE, len(data)))
+    elif len(data) <= protocol.INLINE_MAX:
+        os.write(JOB, protocol.VALUE + data)
+    else:
+        _send_memfd(data)
+
+
+def _send_memfd(data: bytes) -> None:
+    memfd = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(memfd, view) :]
+    fcntl.fcntl(memfd, kernel.F_ADD_SEALS, kernel.SEALED)
+    with socket.socket(fileno=os.dup(JOB)) as channel:
+        protocol.send(channel, protocol.VALUE_FD, [memfd])
+
+
+def _send_error(exc: BaseException) -> None:
+    kind, message, trace = fault.describe(exc, skip=__file__)
+    frame = protocol.pack(protocol.ERROR, kind[:1000], message, trace)
+    while len(frame) > protocol.INLINE_MAX:
+        message, trace = message[: len(message) // 2], trace[: len(trace) // 2]
+        frame = protocol.pack(protocol.ERROR, kind[:200], message, trace)
+    os.write(JOB, frame)
+
+
+def _reporter() -> context.ReportProgress:
+    channel = socket.socket(fileno=os.dup(JOB))
+    last = [0.0]
+
+    def report(fraction: float, message: str, data: Any) -> None:
+        now = time.monotonic()
+        if now - last[0] < _PROGRESS_PERIOD and fraction < 1.0:
+            return
+        last[0] = now
+        frame = protocol.PROGRESS + encode([fraction, message, data], "progress")
+        if len(frame) > protocol.INLINE_MAX:
+            raise InvalidArguments(f"may take {protocol.INLINE_MAX} bytes encoded", "progress")
+        with contextlib.suppress(BlockingIOError):  # a report is worth no waiting
+            channel.send(frame, socket.MSG_DONTWAIT)
+
+    return report
+
+
+# --- the end --------------------------------------------------------------------------------
+
+
+def _exit_code(code: Any) -> int:
+    """What the interpreter would exit with for ``SystemExit(code)``."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    with contextlib.suppress(Exception):
+        sys.stderr.write(f"{code}\n")
+    return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """Flush and end, without atexit handlers, destructors or joins that a task may hang."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # noqa: S110 - a closed or replaced stream: what it held is lost
+        pass
+    kernel.flush_c_streams()
+    os._exit(code)

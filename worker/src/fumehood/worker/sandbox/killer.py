@@ -1,0 +1,77 @@
+"""Killing everything that a sandbox started, where no cgroup holds it.
+
+A sandbox is then a child subreaper, so that its orphans stay below it while it lives, and the
+zygote is one too, so that they come to the zygote when it is gone. Below a process that cannot
+fork any more (it is stopped), the tree only shrinks: stop, look again, until nothing new is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+_ROUNDS = 50  # a tree that grows faster than it can be stopped this often is killed as it stands
+
+
+def children_of(pid: int) -> set[int]:
+    """The process ids of the children of ``pid``; empty when it is gone."""
+    found: set[int] = set()
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+            found.update(map(int, file.read().split()))
+    return found
+
+
+def descendants_of(pid: int) -> set[int]:
+    """All process ids below ``pid`` at this moment."""
+    found: set[int] = set()
+    edge = {pid}
+    while edge:
+        below = set().union(*(children_of(each) for each in edge)) - found
+        found |= below
+        edge = below
+    return found
+
+
+def kill_tree(pid: int) -> int:
+    """Kill ``pid`` and all that is below it; the number of processes below it that were found."""
+    _signal(pid, signal.SIGSTOP)
+    stopped: set[int] = set()
+    for _ in range(_ROUNDS):
+        new = descendants_of(pid) - stopped
+        if not new:
+            break
+        for each in new:
+            _signal(each, signal.SIGSTOP)
+        stopped |= new
+    for each in (*stopped, pid):
+        _signal(each, signal.SIGKILL)
+    return len(stopped)
+
+
+def kill_strays(known: set[int]) -> int:
+    """Kill and reap the children of this process that are not ``known``; how many there were.
+
+    For a subreaper whose own children are all known: whatever else is below it was orphaned by a
+    sandbox that is gone.
+    """
+    count = 0
+    for _ in range(_ROUNDS):
+        strays = children_of(os.getpid()) - known
+        if not strays:
+            break
+        for pid in strays:
+            count += 1 + kill_tree(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+    return count
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

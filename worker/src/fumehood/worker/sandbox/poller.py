@@ -1,0 +1,48 @@
+"""One epoll set for all descriptors of all sandboxes, itself one descriptor of the event loop.
+
+A sandbox brings three descriptors and takes them away a millisecond later. Registering them with
+asyncio would cost more than everything else that the manager does for a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+
+READ = select.EPOLLIN
+URGENT = select.EPOLLPRI
+
+
+class Poller:
+    """Calls back for descriptors that are ready, level-triggered, in the loop's own thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        loop.add_reader(self._epoll.fileno(), self._on_ready)
+
+    def add(self, fd: int, callback: Callable[[], None], events: int = READ) -> None:
+        """Watch ``fd`` from now on."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Stop watching ``fd``; call this before closing it. Unknown descriptors are ignored."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Stop watching everything."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._callbacks.clear()
+
+    def _on_ready(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            # An earlier callback of this round may have removed it; that another descriptor has
+            # the number by now does no harm, for callbacks never block.
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback()

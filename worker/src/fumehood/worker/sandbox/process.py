@@ -1,0 +1,395 @@
+"""The manager's view of one sandbox, from the request to fork it to its outcome.
+
+All of it is callbacks in the loop's thread, none of which blocks: the common job costs four of
+them. The verdict waits for the process's exit and for its tree to be gone, never for an EOF.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from fumehood.common.codec import decode
+from fumehood.common.errors import DecodeError
+from fumehood.common.outcome import ErrorInfo, Outcome, Usage
+from fumehood.worker.sandbox import kernel, killer, protocol, verdict
+from fumehood.worker.sandbox.capture import Capture
+from fumehood.worker.sandbox.child import DUMP_SIGNAL
+from fumehood.worker.sandbox.job import Job
+from fumehood.worker.sandbox.poller import URGENT, Poller
+from fumehood.worker.sandbox.seat import Seat
+from fumehood.worker.sandbox.verdict import Facts, KillReason, Result
+
+_DUMP_STEP = 0.0007  # seconds between looks at the stack while it is written
+_DUMP_MAX = 0.012  # seconds; a stack not begun by then is given up, for the kill must be on time
+_GONE_MAX = 2.0  # seconds from the kill to an outcome, even if something is unkillable
+_START_MAX = 10.0  # seconds from dispatch to READY
+_ASK_STEP, _ASK_TIMES = 0.002, 25  # seconds and times that the kernel is asked for a lost status
+_FRAMES_PER_TURN = 32  # read from one sandbox before others get their turn
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all sandboxes of a manager share."""
+
+    loop: asyncio.AbstractEventLoop
+    poller: Poller
+    buffer: bytearray
+    on_end: Callable[[SandboxProcess], None]
+
+
+class SandboxProcess:
+    """One sandbox. ``start`` it once; its ``outcome`` future resolves once."""
+
+    def __init__(self, serial: int, seat: Seat, around: Surroundings) -> None:
+        self.serial = serial
+        self.seat = seat
+        self.pid = 0
+        self.job: Job | None = None
+        self.outcome: asyncio.Future[Outcome] | None = None
+        self.ended = False
+        self.quarantined = False  # something of it could not be killed
+        self.setup_fault: tuple[str, int | None, str] | None = None
+        self.on_parked: Callable[[SandboxProcess], None] | None = None
+        self._around = around
+        self._pidfd = -1
+        self._result: Result | None = None
+        self._result_before_kill = True
+        self._kill_reason: KillReason | None = None
+        self._protocol_fault = ""
+        self._wait_status: int | None = None
+        self._exited = False
+        self._cpu = 0.0
+        self._leaked = 0
+        self._stack = ""
+        self._given_at = self._ready_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._open_channels()
+
+    def _open_channels(self) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        out, out_write = os.pipe2(os.O_CLOEXEC)
+        err, err_write = os.pipe2(os.O_CLOEXEC)
+        self._channel.setblocking(False)
+        os.set_blocking(out, False)
+        os.set_blocking(err, False)
+        self._stdout, self._stderr = Capture(out), Capture(err)
+        self._their_fds = [theirs.detach(), out_write, err_write]
+
+    def fork_request(self) -> tuple[bytes, list[int]]:
+        """The frame that asks the zygote for this sandbox."""
+        return protocol.pack(protocol.FORK, self.serial, self.seat.number), self._their_fds
+
+    def close_their_fds(self) -> None:
+        """Close the sandbox's ends: the zygote has them now, or never will."""
+        for fd in self._their_fds:
+            os.close(fd)
+        self._their_fds = []
+
+    def on_forked(self, pid: int, pidfd: int) -> None:
+        """It exists: it is parked from here on."""
+        self.pid, self._pidfd = pid, pidfd
+        add = self._around.poller.add
+        add(self._channel.fileno(), self._on_frames)
+        add(self._stdout.fd, lambda: self._on_output(self._stdout))
+        add(self._stderr.fd, lambda: self._on_output(self._stderr))
+        if self.on_parked is not None:
+            self.on_parked(self)
+
+    def on_fork_failed(self, number: int, text: str) -> None:
+        """It never came to exist."""
+        self.setup_fault = ("fork", number, text)
+        self._finish()
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether a task's code was started in it."""
+        return self._ready_at > 0
+
+    def describe_failure(self) -> str:
+        """Why it did not become ready, in one line."""
+        stage, _, text = self.setup_fault or ("start", None, "it ended before its job began")
+        return f"the sandbox failed at its stage '{stage}': {text}"
+
+    def dismiss(self) -> None:
+        """End a sandbox that has no job: it leaves when its socket closes."""
+        self._close_channel()
+
+    # --- running ----------------------------------------------------------------------------
+
+    def start(self, job: Job) -> asyncio.Future[Outcome]:
+        """Hand over the job. The future gets its outcome; the caller may cancel neither."""
+        self.job = job
+        self.outcome = self._around.loop.create_future()
+        self._stdout.keep = self._stderr.keep = job.output_max
+        self._given_at = time.monotonic()
+        self._timer = self._around.loop.call_later(_START_MAX, self.kill, KillReason.START)
+        inline = len(job.arguments) <= protocol.INLINE_MAX
+        frame = protocol.pack(
+            protocol.JOB, job.job_id, job.task, job.attempt, job.token, job.timeout, job.result_max,
+            job.arguments if inline else None,
+        )  # fmt: skip
+        with contextlib.suppress(OSError):  # it died while parked: its exit is on the way
+            self._channel.send(frame)
+            if not inline:
+                self._send_memfd(job.arguments)
+        return self.outcome
+
+    def _send_memfd(self, arguments: bytes) -> None:
+        memfd = os.memfd_create("arguments", os.MFD_CLOEXEC)
+        try:
+            view = memoryview(arguments)
+            while view:
+                view = view[os.write(memfd, view) :]
+            os.lseek(memfd, 0, os.SEEK_SET)
+            protocol.send(self._channel, protocol.ARGUMENTS, [memfd])
+        finally:
+            os.close(memfd)
+
+    def _on_output(self, capture: Capture) -> None:
+        if not capture.read():
+            self._around.poller.remove(capture.fd)
+
+    def _on_frames(self) -> None:
+        """Read what the sandbox sent; anything that an honest one does not send ends it."""
+        for _ in range(_FRAMES_PER_TURN):
+            fds: list[int] = []
+            try:
+                frame, fds = protocol.receive(self._channel, self._around.buffer, max_fds=1)
+                if not frame:
+                    self._close_channel()
+                    return
+                self._on_frame(bytes(frame[:1]), frame[1:], fds)
+            except BlockingIOError:
+                return
+            except (ValueError, DecodeError) as exc:
+                self._break_off(str(exc))
+                return
+            except OSError:
+                self._close_channel()
+                return
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _on_frame(self, kind: bytes, body: memoryview, fds: list[int]) -> None:
+        if kind == protocol.SETUP_FAILED and not self._ready_at:
+            stage, number, text = protocol.unpack(body)
+            self.setup_fault = (str(stage), number if isinstance(number, int) else None, str(text))
+        elif kind == protocol.READY and self.job is not None and not self._ready_at:
+            self._on_ready(self.job)
+        elif kind in protocol.RESULTS and self._ready_at and self._result is None:
+            self._result = self._read_result(kind, body, fds)
+            self._result_before_kill = self._kill_reason is None
+        elif kind == protocol.PROGRESS and self._ready_at and self._result is None:
+            self._on_progress(body)
+        else:
+            raise ValueError(f"a frame {kind!r} that is not due")
+
+    def _on_ready(self, job: Job) -> None:
+        self._ready_at = time.monotonic()
+        if self._kill_reason is None:
+            self._set_timer(job.timeout, KillReason.DEADLINE)
+
+    def _on_progress(self, body: memoryview) -> None:
+        report = self.job.on_progress if self.job is not None else None
+        if report is None:
+            return
+        parts = decode(body)
+        if not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[0], float):
+            raise ValueError("a progress report that is none")
+        report(min(1.0, max(0.0, parts[0])), str(parts[1])[:1000], parts[2])
+
+    def _read_result(self, kind: bytes, body: memoryview, fds: list[int]) -> Result:
+        if kind == protocol.VALUE:
+            fits = len(body) <= self._result_max
+            return Result(value=bytes(body)) if fits else Result(too_large=len(body))
+        if kind == protocol.VALUE_FD:
+            return self._read_memfd(fds)
+        parts = protocol.unpack(body)
+        if kind == protocol.ERROR and len(parts) == 3:
+            return Result(error=ErrorInfo(*(str(part) for part in parts)))
+        if kind == protocol.TOO_LARGE and len(parts) == 1 and isinstance(parts[0], int):
+            return Result(too_large=parts[0])
+        if kind == protocol.REFUSED and len(parts) == 1:
+            return Result(refused=str(parts[0]))
+        raise ValueError("a result frame that is none")
+
+    @property
+    def _result_max(self) -> int:
+        return self.job.result_max if self.job is not None else 0
+
+    def _read_memfd(self, fds: list[int]) -> Result:
+        """The value in a sealed memfd. Anything else could block the reader, or change under it."""
+        try:
+            seals = fcntl.fcntl(fds[0], kernel.F_GET_SEALS)
+        except (OSError, IndexError):
+            raise ValueError("a result descriptor that is no memfd") from None
+        if seals & kernel.SEALED != kernel.SEALED:
+            raise ValueError("a result memfd that is not sealed")
+        size = os.fstat(fds[0]).st_size
+        if size > self._result_max:
+            return Result(too_large=size)
+        return Result(value=os.pread(fds[0], size, 0))
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def _break_off(self, fault: str) -> None:
+        self._protocol_fault = self._protocol_fault or fault
+        self._close_channel()
+        self.kill(KillReason.PROTOCOL)
+
+    def kill(self, reason: KillReason) -> None:
+        """Begin the kill ladder: record the reason, ask for the stack, then kill it all."""
+        if self._kill_reason is not None or self._exited or self.ended:
+            return
+        self._kill_reason = reason
+        if self._ready_at and reason is not KillReason.PROTOCOL:
+            self._signal(DUMP_SIGNAL)
+            self._await_stack(time.monotonic() + _DUMP_MAX, 0)
+        else:
+            self._kill_now()
+
+    def _await_stack(self, give_up: float, seen: int) -> None:
+        size = self.seat.stack_size()
+        if self._exited or (size and size == seen) or time.monotonic() >= give_up:
+            self._kill_now()
+        else:
+            self._timer = self._around.loop.call_later(_DUMP_STEP, self._await_stack, give_up, size)
+
+    def _kill_now(self) -> None:
+        if self.ended:
+            return
+        if self.seat.leaf is not None:
+            self.seat.leaf.kill()
+        else:
+            self._leaked += killer.kill_tree(self.pid)
+        # The cgroup may not hold it: it can be killed before it has joined.
+        self._signal(signal.SIGKILL)
+        self._cancel_timer()
+        self._timer = self._around.loop.call_later(_GONE_MAX, self._give_up)
+
+    def _give_up(self) -> None:
+        # Publishing on time matters more than knowing: the seat is not used again.
+        self.quarantined = True
+        self._finish()
+
+    def on_zygote_lost(self) -> None:
+        """The zygote is gone, and with it the relay of the exit status: watch the process itself."""
+        if self.job is None or not self.pid:
+            self.dismiss()
+            self._finish()
+        elif not self._exited:
+            self._around.poller.add(self._pidfd, self._on_pidfd)
+
+    def _on_pidfd(self) -> None:
+        self._around.poller.remove(self._pidfd)
+        self._ask_how_it_ended(_ASK_TIMES)
+
+    def _ask_how_it_ended(self, times: int) -> None:
+        status = kernel.exit_status(self._pidfd)
+        if status is None and times:  # init has not reaped it yet
+            self._around.loop.call_later(_ASK_STEP, self._ask_how_it_ended, times - 1)
+        elif not self.ended:
+            self.on_exited(status, 0.0, 0)
+
+    def on_exited(self, status: int | None, cpu: float, leaked: int) -> None:
+        """The process has ended. The attempt has when nothing that it started is left."""
+        self._exited, self._wait_status, self._cpu = True, status, cpu
+        self._leaked += leaked
+        self._on_frames()  # a last frame may still lie in the socket
+        leaf = self.seat.leaf
+        if leaf is None or not leaf.populated():
+            self._finish()
+            return
+        if self._kill_reason is None:
+            self._leaked += len(leaf.pids())
+            leaf.kill()
+            self._cancel_timer()
+            self._timer = self._around.loop.call_later(_GONE_MAX, self._give_up)
+        self._around.poller.add(leaf.events_fd, self._on_leaf, URGENT)
+        self._on_leaf()  # it may have become empty before it was watched
+
+    def _on_leaf(self) -> None:
+        if self.seat.leaf is not None and not self.seat.leaf.populated():
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self._cancel_timer()
+        if self.seat.leaf is not None:
+            self._around.poller.remove(self.seat.leaf.events_fd)
+        if self.outcome is not None and not self.outcome.done():
+            self.outcome.set_result(self._judge())
+        self._close()
+        self._around.on_end(self)
+
+    def _judge(self) -> Outcome:
+        assert self.job is not None
+        facts = Facts(
+            ready=bool(self._ready_at),
+            result=self._result,
+            result_before_kill=self._result_before_kill,
+            kill_reason=self._kill_reason,
+            wait_status=self._wait_status,
+            protocol_fault=self._protocol_fault,
+            setup_fault=self.setup_fault,
+            timeout=self.job.timeout,
+            result_max=self.job.result_max,
+        )
+        now = time.monotonic()
+        ready_at = self._ready_at or now
+        return replace(
+            verdict.decide(facts),
+            job_id=self.job.job_id,
+            task=self.job.task,
+            attempt=self.job.attempt,
+            stack=self.seat.take_stack(),
+            stdout=self._stdout.drain(),
+            stderr=self._stderr.drain(),
+            output_dropped=self._stdout.dropped + self._stderr.dropped,
+            leaked_processes=self._leaked,
+            usage=Usage(wall=now - ready_at, cpu=self._cpu, setup=ready_at - self._given_at),
+            finished_at=time.time(),
+        )
+
+    # --- small parts ------------------------------------------------------------------------
+
+    def _signal(self, number: int) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def _set_timer(self, delay: float, reason: KillReason) -> None:
+        self._cancel_timer()
+        self._timer = self._around.loop.call_later(delay, self.kill, reason)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_channel(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._around.poller.remove(self._channel.fileno())
+            self._channel.close()
+
+    def _close(self) -> None:
+        self.close_their_fds()
+        self._close_channel()
+        for capture in (self._stdout, self._stderr):
+            self._around.poller.remove(capture.fd)
+            os.close(capture.fd)
+        if self._pidfd >= 0:
+            self._around.poller.remove(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1

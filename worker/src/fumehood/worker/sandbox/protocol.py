@@ -1,0 +1,88 @@
+"""The frames between manager, zygote and sandbox: one SEQPACKET message each.
+
+Two channels. The control socket joins manager and zygote, which trust each other. A job socket
+joins the manager and one sandbox, and whatever comes out of it may be forged: the manager takes
+content from it, never a verdict.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from typing import Any
+
+import msgpack
+
+# Larger payloads travel in a sealed memfd: a SEQPACKET message has to fit the socket's buffer.
+INLINE_MAX = 64 << 10
+FRAME_MAX = INLINE_MAX + 4096
+
+# Control socket, manager to zygote: [code, ...]
+START, SEAT, FORK = 0, 1, 2
+# Control socket, zygote to manager: [code, ...]
+HELLO, HELLO_FAILED, FORKED, FORK_FAILED, EXITED = 10, 11, 12, 13, 14
+
+# Job socket: the first byte of a frame.
+JOB = b"J"  # manager: [id, task, attempt, token, timeout, result limit, arguments or None]
+ARGUMENTS = b"A"  # manager: the arguments are in the memfd that comes along
+READY = b"R"  # sandbox: the task's code is about to start
+VALUE = b"V"  # sandbox: the encoded value
+VALUE_FD = b"M"  # sandbox: the encoded value is in the memfd that comes along
+ERROR = b"E"  # sandbox: [type, message, traceback]
+TOO_LARGE = b"L"  # sandbox: [bytes of the encoded value]
+REFUSED = b"X"  # sandbox: [why the arguments cannot be read]
+PROGRESS = b"P"  # sandbox: [fraction, message, data]
+SETUP_FAILED = b"S"  # sandbox: [stage, errno, text], before READY only
+
+RESULTS = frozenset((VALUE, VALUE_FD, ERROR, TOO_LARGE, REFUSED))
+
+_FD_SIZE = array.array("i").itemsize
+_NO_FDS: list[int] = []
+
+
+def pack(code: int | bytes, *parts: Any) -> bytes:
+    """A frame: a control frame for a number, a job frame for a letter."""
+    if isinstance(code, bytes):
+        return code + (msgpack.packb(list(parts)) if parts else b"")
+    return bytes(msgpack.packb([code, *parts]))
+
+
+def unpack(data: bytes | memoryview) -> list[Any]:
+    """The parts of a frame (of a job frame: without its letter). Raises ``ValueError``."""
+    parts = msgpack.unpackb(data, raw=False, strict_map_key=False)
+    if not isinstance(parts, list):
+        raise ValueError("a frame holds an array")
+    return parts
+
+
+def send(sock: socket.socket, frame: bytes, fds: list[int] = _NO_FDS) -> None:
+    """Send one frame with file descriptors beside it."""
+    if not fds:
+        sock.send(frame)
+        return
+    sock.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+
+
+def receive(sock: socket.socket, buffer: bytearray, max_fds: int) -> tuple[memoryview, list[int]]:
+    """Receive one frame into ``buffer``; an empty frame is the end.
+
+    More descriptors than ``max_fds``, or a frame larger than the buffer, is a ``ValueError``; the
+    kernel has then closed what did not fit.
+    """
+    space = socket.CMSG_SPACE(max_fds * _FD_SIZE) if max_fds else 0
+    size, ancillary, flags, _ = sock.recvmsg_into([buffer], space, socket.MSG_CMSG_CLOEXEC)
+    fds = _descriptors(ancillary)
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        for fd in fds:
+            os.close(fd)
+        raise ValueError("a frame is larger than its bound, or carries descriptors that it may not")
+    return memoryview(buffer)[:size], fds
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
+    return fds.tolist()

@@ -1,0 +1,159 @@
+"""The verdict on an attempt: first match wins, by kernel facts and the manager's own log.
+
+Content comes from the child and is never trusted; the status never depends on it alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from fumehood.common.outcome import Blame, ErrorInfo, Outcome, Status
+
+
+class KillReason(Enum):
+    """Why the manager decided to kill; recorded before the first signal is sent."""
+
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    SHUTDOWN = "shutdown"
+    PROTOCOL = "protocol"
+    START = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A complete result frame: a value, an error, or why there is neither."""
+
+    value: bytes | None = None
+    error: ErrorInfo | None = None
+    too_large: int | None = None  # bytes that the encoded value would take
+    refused: str | None = None  # why the arguments cannot be read
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that is known when an attempt has ended."""
+
+    ready: bool  # the task's code was started
+    result: Result | None = None
+    result_before_kill: bool = True
+    kill_reason: KillReason | None = None
+    wait_status: int | None = None  # as of waitpid; None when the kernel's answer was lost
+    protocol_fault: str = ""
+    setup_fault: tuple[str, int | None, str] | None = None  # stage, errno, text
+    timeout: float = 0.0
+    result_max: int = 0
+
+
+def decide(facts: Facts) -> Outcome:
+    """The outcome, without what only the manager can add (usage, output, stack, names)."""
+    for rule in _RULES:
+        outcome = rule(facts)
+        if outcome is not None:
+            return outcome
+    raise AssertionError("the last rule always matches")
+
+
+def _by_result(facts: Facts) -> Outcome | None:
+    result = facts.result
+    if result is None or not facts.result_before_kill or facts.protocol_fault:
+        return None
+    # Without the kernel's answer a complete result stands: the process is known to be gone.
+    if facts.wait_status not in (0, None):
+        return None
+    if result.value is not None:
+        return Outcome(Status.SUCCEEDED, value_bytes=result.value, exit_code=0)
+    if result.too_large is not None:
+        reason = (
+            f"the value takes {result.too_large} bytes, the result limit is {facts.result_max}: "
+            "store it and return a reference to it"
+        )
+        return Outcome(Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="result", exit_code=0)
+    if result.refused is not None:
+        reason = f"the arguments cannot be read: {result.refused}"
+        return Outcome(Status.REJECTED, blame=Blame.POLICY, reason=reason)
+    return Outcome(Status.FAILED, blame=Blame.TASK, reason="the task raised", error=result.error, exit_code=0)
+
+
+def _by_kill(facts: Facts) -> Outcome | None:
+    match facts.kill_reason:
+        case KillReason.DEADLINE:
+            reason = f"killed at its timeout of {facts.timeout:g} s"
+            return Outcome(Status.TIMED_OUT, blame=Blame.LIMIT, reason=reason, limit="timeout", signal="SIGKILL")
+        case KillReason.CANCELLED:
+            return Outcome(Status.CANCELLED, blame=Blame.POLICY, reason="cancelled while it ran", signal="SIGKILL")
+        case KillReason.SHUTDOWN:
+            reason = "the node was stopped before the job ended"
+            return Outcome(Status.CANCELLED, blame=Blame.INFRA, reason=reason, signal="SIGKILL")
+        case KillReason.START:
+            reason = "the sandbox did not become ready in time"
+            return Outcome(Status.START_FAILED, blame=Blame.INFRA, reason=reason, stage="ready")
+        case _:
+            return None
+
+
+def _by_protocol(facts: Facts) -> Outcome | None:
+    if not facts.protocol_fault:
+        return None
+    reason = f"the sandbox broke its protocol: {facts.protocol_fault}"
+    return Outcome(Status.PROTOCOL_ERROR, blame=Blame.TASK, reason=reason)
+
+
+def _by_start(facts: Facts) -> Outcome | None:
+    if facts.ready:
+        return None
+    stage, number, text = facts.setup_fault or ("ready", None, "it ended before the task's code began")
+    name = f" ({os.strerror(number)})" if number else ""
+    reason = f"the sandbox failed at its stage '{stage}': {text}{name}"
+    return Outcome(Status.START_FAILED, blame=Blame.INFRA, reason=reason, stage=stage)
+
+
+def _by_signal(facts: Facts) -> Outcome | None:
+    if facts.wait_status is None or not os.WIFSIGNALED(facts.wait_status):
+        return None
+    number = os.WTERMSIG(facts.wait_status)
+    name = signal_name(number)
+    if number == signal.SIGSYS:
+        reason = "killed by SIGSYS: a system call that its profile forbids"
+        return Outcome(Status.POLICY_VIOLATION, blame=Blame.POLICY, reason=reason, signal=name)
+    if number == signal.SIGXCPU:
+        reason = "killed by SIGXCPU: its CPU limit"
+        return Outcome(Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="cpu", signal=name)
+    if number == signal.SIGXFSZ:
+        reason = "killed by SIGXFSZ: its file size limit"
+        return Outcome(Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="file_size", signal=name)
+    if number == signal.SIGKILL:
+        reason = "killed from outside: SIGKILL that nobody here sent"
+        return Outcome(Status.CRASHED, blame=Blame.INFRA, reason=reason, signal=name)
+    return Outcome(Status.CRASHED, blame=Blame.TASK, reason=f"the process died by {name}", signal=name)
+
+
+def _by_exit(facts: Facts) -> Outcome:
+    if facts.wait_status is None:
+        reason = "the process is gone, and with it how it ended"
+        return Outcome(Status.CRASHED, blame=Blame.INFRA, reason=reason)
+    code = os.waitstatus_to_exitcode(facts.wait_status)
+    reason = f"the process exited with code {code} without handing over a result"
+    return Outcome(Status.EXITED, blame=Blame.TASK, reason=reason, exit_code=code)
+
+
+_RULES: tuple[Callable[[Facts], Outcome | None], ...] = (
+    _by_result,
+    _by_kill,
+    _by_protocol,
+    _by_start,
+    _by_signal,
+    _by_exit,
+)
+
+
+def signal_name(number: int) -> str:
+    """Such as ``SIGSEGV``; ``SIG40`` for numbers without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

@@ -1,0 +1,186 @@
+"""The manager's view of one zygote: exec it, learn its tasks, ask for forks, hear of exits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fumehood.common.errors import SandboxUnavailable
+from fumehood.worker.sandbox import protocol
+from fumehood.worker.sandbox.poller import Poller
+from fumehood.worker.sandbox.process import SandboxProcess
+from fumehood.worker.sandbox.seat import Seat
+
+_COMMAND = "from fumehood.worker.sandbox.zygote import main; main({fd})"
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteConfig:
+    """What a zygote is started with."""
+
+    modules: Sequence[str]
+    env: Mapping[str, str]
+    lifeline: int
+    kill_all: int | None  # cgroup.kill of the manager's tree
+    start_timeout: float  # seconds until the modules must be imported
+    path: Sequence[str] = field(default_factory=lambda: [entry or os.getcwd() for entry in sys.path])
+
+
+class ZygoteProcess:
+    """One exec'd zygote. ``on_lost`` is called once, when it is gone without having been asked."""
+
+    def __init__(self, config: ZygoteConfig, poller: Poller, on_lost: Callable[[ZygoteProcess], None]) -> None:
+        self.sandboxes: dict[int, SandboxProcess] = {}
+        self.tasks: frozenset[str] = frozenset()
+        self.warnings: list[str] = []
+        self.start_error: SandboxUnavailable | None = None
+        self._poller = poller
+        self._on_lost = on_lost
+        self._seats: set[int] = set()
+        self._buffer = bytearray(protocol.FRAME_MAX)
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = _launch(config, theirs.fileno())
+        self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._greet(config)
+        poller.add(self._control.fileno(), self._on_frame)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked for sandboxes."""
+        return self._control.fileno() >= 0
+
+    def _greet(self, config: ZygoteConfig) -> None:
+        start = {
+            "name": "fumehood-zygote",
+            "path": list(config.path),
+            "modules": list(config.modules),
+            "umask": _umask(),
+            "cwd": os.getcwd(),
+        }
+        fds = [config.lifeline] if config.kill_all is None else [config.lifeline, config.kill_all]
+        protocol.send(self._control, protocol.pack(protocol.START, start), fds)
+
+    async def ready(self, timeout: float) -> None:  # noqa: ASYNC109 - seconds until it is killed
+        """Wait until its modules are imported. Raises ``SandboxUnavailable`` and ends it otherwise."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self._hello), timeout)
+        except TimeoutError:
+            self.close(kill=True)
+            raise SandboxUnavailable(
+                f"importing the task modules took more than sandbox_start_timeout, {timeout:g} s"
+            ) from None
+        if self.start_error is not None:
+            self.close()
+            raise self.start_error
+
+    def fork(self, sandbox: SandboxProcess) -> None:
+        """Ask for a sandbox; ``sandbox.on_forked`` is called when it is there."""
+        self.sandboxes[sandbox.serial] = sandbox
+        try:
+            if sandbox.seat.number not in self._seats:
+                self._introduce(sandbox.seat)
+            frame, fds = sandbox.fork_request()
+            protocol.send(self._control, frame, fds)
+        except OSError:
+            return  # it is gone: its loss is reported for all of its sandboxes
+        finally:
+            sandbox.close_their_fds()
+
+    def _introduce(self, seat: Seat) -> None:
+        protocol.send(self._control, protocol.pack(protocol.SEAT, seat.number), seat.fds())
+        self._seats.add(seat.number)
+
+    def _on_frame(self) -> None:
+        try:
+            frame, fds = protocol.receive(self._control, self._buffer, max_fds=1)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose()
+            return
+        if not frame:
+            self._lose()
+            return
+        code, *parts = protocol.unpack(frame)
+        self._dispatch(code, parts, fds)
+
+    def _dispatch(self, code: int, parts: list[Any], fds: list[int]) -> None:
+        if code == protocol.EXITED:
+            serial, status, cpu, leaked = parts
+            self.sandboxes.pop(serial).on_exited(status, cpu, leaked)
+        elif code == protocol.FORKED:
+            serial, pid = parts
+            self.sandboxes[serial].on_forked(pid, fds[0])
+        elif code == protocol.FORK_FAILED:
+            serial, number, text = parts
+            self.sandboxes.pop(serial).on_fork_failed(number, text)
+        elif code == protocol.HELLO:
+            self.tasks, self.warnings = frozenset(parts[0]), list(parts[1])
+            self._greeted()
+        elif code == protocol.HELLO_FAILED:
+            module, why, trace = parts
+            self.start_error = SandboxUnavailable(f"cannot import {module}: {why}")
+            self.start_error.add_note(trace)
+            self._greeted()
+
+    def _greeted(self) -> None:
+        if not self._hello.done():
+            self._hello.set_result(None)
+
+    def _lose(self) -> None:
+        if self.start_error is None and not self._hello.done():
+            self.start_error = SandboxUnavailable("the zygote ended before it had imported the task modules")
+        self._greeted()
+        self.close(kill=True)
+        lost, self.sandboxes = list(self.sandboxes.values()), {}
+        for sandbox in lost:
+            sandbox.on_zygote_lost()
+        self._on_lost(self)
+
+    def close(self, *, kill: bool = False) -> None:
+        """Let it go: it kills its sandboxes and ends when its socket closes. Idempotent."""
+        if self.alive:
+            self._poller.remove(self._control.fileno())
+            self._control.close()
+        if kill:
+            self._process.kill()
+
+    def reap(self, timeout: float) -> None:
+        """Wait for its end after ``close``, at most ``timeout`` seconds, then kill it."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _launch(config: ZygoteConfig, fd: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            [sys.executable, "-c", _COMMAND.format(fd=fd)],
+            env=dict(config.env),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[fd],
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise SandboxUnavailable(f"cannot start {sys.executable}: {exc.strerror}") from exc
+
+
+def _umask() -> int:
+    # There is no way to read it without setting it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
