@@ -15,7 +15,7 @@ class CurrentJob:
 
     __slots__ = ("_deadline", "_report", "attempt", "id", "task", "timeout", "token")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - a sandbox makes one of every frame, and keywords cost
         self,
         job_id: str,
         task: str,

@@ -27,7 +27,15 @@ from pydantic_settings import (
 from fumehood.common.errors import ConfigurationError
 from fumehood.common.limits import Limits, parse_size
 
-Size = Annotated[int, BeforeValidator(parse_size)]
+
+def _size(value: object) -> int:
+    try:
+        return parse_size(value)
+    except ConfigurationError as cause:
+        raise ValueError(str(cause)) from None  # so that pydantic adds the setting's name
+
+
+Size = Annotated[int, BeforeValidator(_size)]
 
 
 def _split(value: object) -> object:
@@ -91,7 +99,7 @@ class Settings(BaseSettings):
     """Sandboxes that a node runs at a time."""
     drain_grace: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """Seconds that running jobs get to finish when a node is told to stop."""
-    max_deliveries: int = Field(20, ge=1)
+    max_deliveries: int = Field(default=20, ge=1)
     """How often a job may be handed out without a verdict before it is given up as LOST."""
 
     @model_validator(mode="after")

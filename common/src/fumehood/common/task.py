@@ -22,6 +22,8 @@ from fumehood.common.errors import ConfigurationError, InvalidArguments, Unknown
 from fumehood.common.limits import Limits
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from fumehood.common.outcome import Outcome
     from fumehood.common.rebuild import Plan
 
@@ -62,7 +64,18 @@ class Handle(Protocol[R_co]):
 class Enqueuer(Protocol):
     """Whatever can enqueue a call: a ``fumehood.client.Client``."""
 
-    def enqueue(self, call: Call[R], /, **options: Any) -> Awaitable[Handle[R]]:
+    def enqueue(
+        self,
+        call: Call[R],
+        /,
+        *,
+        timeout: float | None,
+        expires: float | datetime | None,
+        queue: str | None,
+        job_id: str | None,
+        limits: Limits | None,
+        reply: bool,
+    ) -> Awaitable[Handle[R]]:
         """Hand a job to the broker; options as in ``Client.enqueue``."""
         ...
 
@@ -147,7 +160,7 @@ class Task(Generic[P, R]):
         client: Enqueuer,
         *args: Any,
         timeout: float | None = None,
-        expires: float | None = None,
+        expires: float | datetime | None = None,
         queue: str | None = None,
         job_id: str | None = None,
         limits: Limits | None = None,
