@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import (
@@ -117,6 +119,8 @@ class Task(Generic[P, R]):
         self._plan: Plan | None = None
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
+        self.module = _module(function)  # what a node has to import to know this task
+        self.is_async = inspect.iscoroutinefunction(function)
         self.__module__ = getattr(function, "__module__", "")
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
@@ -125,11 +129,6 @@ class Task(Generic[P, R]):
     def task_id(self) -> str:
         """The task's name, under which nodes know it."""
         return self.name
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
 
     @property
     def plan(self) -> Plan:
@@ -345,9 +344,25 @@ def _declare(function: object, name: str | None, options: TaskOptions) -> Task[.
 
 def _name(function: Callable[..., Any]) -> str:
     try:
-        return f"{function.__module__}.{function.__qualname__}"
+        return f"{_module(function)}.{function.__qualname__}"
     except AttributeError:
         raise ConfigurationError(f"{function!r} has no name of its own: @task(name=...)") from None
+
+
+def _module(function: Callable[..., Any]) -> str:
+    """The module under which others import ``function``.
+
+    A script is ``__main__`` to itself alone: its tasks are named by its file, as a node that imports
+    that file will name them.
+    """
+    module: str = getattr(function, "__module__", "")
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name.removesuffix(".__main__"))
+    return os.path.splitext(os.path.basename(file))[0] if file else module
 
 
 def check_timeout(timeout: object, maximum: float = math.inf) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fumehood.worker.run_handler import run_handler as run_handler
+    from fumehood.worker.handler import run_handler as run_handler
     from fumehood.worker.sandbox.sandbox import Sandbox as Sandbox
     from fumehood.worker.worker import Worker as Worker
 
 _HOME = {
     "Sandbox": "fumehood.worker.sandbox.sandbox",
     "Worker": "fumehood.worker.worker",
-    "run_handler": "fumehood.worker.run_handler",
+    "run_handler": "fumehood.worker.handler",
 }
 
 __all__ = ["Sandbox", "Worker", "run_handler"]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from fumehood.common.envelope import encode_arguments
 from fumehood.common.errors import ConfigurationError
 from fumehood.common.limits import Limits
 from fumehood.common.outcome import Outcome
 from fumehood.common.settings import Settings, load_settings
-from fumehood.common.task import Call, Profile, check_timeout
-from fumehood.worker.sandbox.job import Job, OnProgress
-from fumehood.worker.sandbox.manager import ManagerConfig, SandboxManager
+from fumehood.common.task import Call, Profile
+from fumehood.worker.sandbox.job import OnProgress
+from fumehood.worker.sandbox.manager import SandboxManager
+from fumehood.worker.sandbox.options import make_job, manager_config, refuse_untrusted
 
 
 class Sandbox:
@@ -79,47 +79,3 @@ class Sandbox:
         refuse_untrusted(call.task.options.profile)
         job = make_job(call, self._settings, job_id or f"local-{next(self._ids)}", timeout, limits, on_progress)
         return await self._manager.run(job)
-
-
-def manager_config(settings: Settings, modules: Sequence[str], slots: int) -> ManagerConfig:
-    """What the settings say about sandboxes."""
-    return ManagerConfig(
-        modules=tuple(modules),
-        slots=slots,
-        ctx=settings.sandbox_ctx,
-        start_timeout=settings.sandbox_start_timeout,
-        env=settings.sandbox_env,
-        disabled=frozenset(settings.sandbox_disable),
-    )
-
-
-def make_job(
-    call: Call[Any],
-    settings: Settings,
-    job_id: str,
-    timeout: float | None,
-    limits: Limits | None,
-    on_progress: OnProgress | None = None,
-) -> Job:
-    """A call as a job of this process. Raises ``InvalidArguments``, ``PayloadTooLarge``."""
-    options = call.task.options
-    seconds = timeout if timeout is not None else options.timeout or settings.sandbox_default_timeout
-    bounds = (limits or Limits()).tightened(options.limits).tightened(settings.limits)
-    assert isinstance(bounds.result, int) and isinstance(bounds.output, int)
-    return Job(
-        job_id=job_id,
-        task=call.task.name,
-        arguments=encode_arguments(call, settings.max_arguments),
-        timeout=check_timeout(seconds, settings.max_timeout),
-        result_max=bounds.result,
-        output_max=bounds.output,
-        on_progress=on_progress,
-    )
-
-
-def refuse_untrusted(profile: Profile) -> None:
-    """Raise ``ConfigurationError`` for a profile whose guarantees nothing here enforces yet."""
-    if profile == "untrusted":
-        raise ConfigurationError(
-            "profile 'untrusted' cannot be enforced by this version: run only code that you trust not to attack"
-        )

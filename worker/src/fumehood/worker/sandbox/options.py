@@ -1,0 +1,58 @@
+"""From settings and calls to what the manager takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fumehood.common.envelope import encode_arguments
+from fumehood.common.errors import ConfigurationError
+from fumehood.common.limits import Limits
+from fumehood.common.settings import Settings
+from fumehood.common.task import Call, Profile, check_timeout
+from fumehood.worker.sandbox.job import Job, OnProgress
+from fumehood.worker.sandbox.manager import ManagerConfig
+
+
+def manager_config(settings: Settings, modules: Sequence[str], slots: int) -> ManagerConfig:
+    """What the settings say about sandboxes."""
+    return ManagerConfig(
+        modules=tuple(modules),
+        slots=slots,
+        ctx=settings.sandbox_ctx,
+        start_timeout=settings.sandbox_start_timeout,
+        env=settings.sandbox_env,
+        disabled=frozenset(settings.sandbox_disable),
+    )
+
+
+def make_job(
+    call: Call[Any],
+    settings: Settings,
+    job_id: str,
+    timeout: float | None,
+    limits: Limits | None,
+    on_progress: OnProgress | None = None,
+) -> Job:
+    """A call as a job of this process. Raises ``InvalidArguments``, ``PayloadTooLarge``."""
+    options = call.task.options
+    seconds = timeout if timeout is not None else options.timeout or settings.sandbox_default_timeout
+    bounds = (limits or Limits()).tightened(options.limits).tightened(settings.limits)
+    assert isinstance(bounds.result, int) and isinstance(bounds.output, int)
+    return Job(
+        job_id=job_id,
+        task=call.task.name,
+        arguments=encode_arguments(call, settings.max_arguments),
+        timeout=check_timeout(seconds, settings.max_timeout),
+        result_max=bounds.result,
+        output_max=bounds.output,
+        on_progress=on_progress,
+    )
+
+
+def refuse_untrusted(profile: Profile) -> None:
+    """Raise ``ConfigurationError`` for a profile whose guarantees nothing here enforces yet."""
+    if profile == "untrusted":
+        raise ConfigurationError(
+            "profile 'untrusted' cannot be enforced by this version: run only code that you trust not to attack"
+        )
