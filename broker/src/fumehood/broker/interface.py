@@ -69,7 +69,10 @@ class Broker(ABC):
 
     @abstractmethod
     async def declare_queue(self, queue: str) -> None:
-        """Make the job queue ``queue`` exist. Raises ``ConfigurationError`` if it exists differently."""
+        """Make the job queue ``queue`` exist.
+
+        Raises ``ConfigurationError`` if it exists differently.
+        """
 
     @abstractmethod
     async def publish_job(
@@ -77,8 +80,8 @@ class Broker(ABC):
     ) -> None:
         """Put a job on ``queue`` and wait until it is safe there.
 
-        ``deadline`` is an instant of ``time.monotonic()``; without one the adapter's publish timeout
-        holds. Raises ``UnknownQueue``, ``QueueFull``, ``BrokerUnavailable``.
+        ``deadline`` is an instant of ``time.monotonic()``; without one the adapter's own
+        publish timeout holds. Raises ``UnknownQueue``, ``QueueFull``, ``BrokerUnavailable``.
         """
 
     @abstractmethod

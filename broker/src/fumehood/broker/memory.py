@@ -157,7 +157,7 @@ class _Consumer(Subscription):
 class _Listener(Subscription):
     """A receiver of replies or control messages."""
 
-    def __init__(self, on_message: OnMessage, forget: Callable[[_Listener], None]) -> None:
+    def __init__(self, on_message: OnMessage, forget: Callable[[_Listener], object]) -> None:
         self._on_message: OnMessage | None = on_message
         self._forget = forget
 
@@ -260,7 +260,7 @@ class MemoryBroker(Broker):
         address = f"memory.{check_client_name(client)}"
         if address in hub.replies:
             raise BrokerUnavailable(f"the reply address {address!r} is held by another client")
-        listener = _Listener(on_message, lambda _: hub.replies.pop(address, None) and None)
+        listener = _Listener(on_message, lambda _: hub.replies.pop(address, None))
         hub.replies[address] = listener
         self._subscriptions.append(listener)
         return address, listener

@@ -27,7 +27,7 @@ class BrokerOptions:
     )
     consumer_timeout_ms: int = 7 * _DAY_MS  # milliseconds that a job may stay unsettled
     quorum_group_size: int | None = None  # members of a new quorum queue; None: the broker decides
-    # Hand-outs of one job before the broker dead-letters it by itself. A node gives up on a poisonous
-    # job far earlier, by its own count; and brokers before 4.3 also count a harmless give_back. So
-    # this is a backstop for nodes that die without counting, not a policy.
+    # Hand-outs of one job before the broker dead-letters it by itself. A node gives up on a
+    # poisonous job far earlier, by its own count; and brokers before 4.3 also count a harmless
+    # give_back. So this is a backstop for nodes that die without counting, not a policy.
     delivery_limit: int = 1000

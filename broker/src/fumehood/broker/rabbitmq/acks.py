@@ -76,4 +76,4 @@ class Acks:
         self.unsettled -= 1
         if not self._scheduled and self.lane is not None:
             self._scheduled = True
-            self.lane.loop.call_soon(self.flush)
+            self.lane.wire.loop.call_soon(self.flush)

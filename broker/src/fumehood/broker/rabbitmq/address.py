@@ -42,6 +42,16 @@ class Address:
         return cls(url.with_port(port))
 
     @property
+    def host(self) -> str:
+        """Host name or IP address."""
+        return self.url.host or ""
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        return self.url.port or _PORTS[self.url.scheme]
+
+    @property
     def user(self) -> str:
         """The user name; RabbitMQ's ``guest`` when the URL has none."""
         return self.url.user or "guest"
@@ -52,9 +62,8 @@ class Address:
         return self.url.scheme == "amqps"
 
     def __str__(self) -> str:
-        host = self.url.host or ""
-        shown = f"[{host}]" if ":" in host else host
+        shown = f"[{self.host}]" if ":" in self.host else self.host
         path = self.url.path if self.url.path != "/" else ""
-        return f"{self.url.scheme}://{self.user}@{shown}:{self.url.port}{path}"
+        return f"{self.url.scheme}://{self.user}@{shown}:{self.port}{path}"
 
     __repr__ = __str__

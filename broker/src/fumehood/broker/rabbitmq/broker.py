@@ -60,15 +60,14 @@ class RabbitBroker(Broker):
             raise BrokerUnavailable(f"this broker handle is {self._state}: make a new one")
         self._state = "starting"
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._sending.start())
-                group.create_task(self._receiving.start())
+            starts = self._sending.start(), self._receiving.start()
+            results = await asyncio.gather(*starts, return_exceptions=True)
+            for trouble in filter(None, results):
+                raise trouble
             await self._publisher.start()
-        except BaseException as exc:
+        except BaseException:
             self._state = "new"
             await self._close_connections()
-            if isinstance(exc, BaseExceptionGroup):
-                raise exc.exceptions[0] from None
             raise
         self._state = "started"
 
@@ -124,7 +123,7 @@ class RabbitBroker(Broker):
     async def consume_jobs(
         self, queue: str, prefetch: int, on_delivery: OnDelivery
     ) -> Subscription:
-        """Receive jobs. Raises ``UnknownQueue`` when the queue is not there and was not declared."""
+        """Receive jobs. Raises ``UnknownQueue`` when the queue is not there."""
         check_queue_name(queue)
         if not 1 <= prefetch <= 65_535:
             raise ConfigurationError("prefetch must be from 1 to 65535")

@@ -21,8 +21,15 @@ from yarl import URL
 
 from fumehood.broker.options import BrokerOptions
 from fumehood.broker.rabbitmq.address import Address
-from fumehood.broker.rabbitmq.errors import Refused, explain, honest_cancellation, is_refusal
-from fumehood.broker.rabbitmq.lane import Lane, LaneUser
+from fumehood.broker.rabbitmq.errors import (
+    TROUBLE,
+    Refused,
+    explain,
+    honest_cancellation,
+    is_refusal,
+)
+from fumehood.broker.rabbitmq.lane import Lane
+from fumehood.broker.rabbitmq.reader import FrameReader, LaneUser
 from fumehood.common.errors import BrokerUnavailable
 
 log = logging.getLogger("fumehood.broker")
@@ -30,7 +37,7 @@ log = logging.getLogger("fumehood.broker")
 _READ_BUFFER = 1024 * 1024  # bytes; asyncio's 64 KiB would pause the socket for every large frame
 _FIRST_BACKOFF = 0.1  # seconds
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Streams = tuple[FrameReader, asyncio.StreamWriter]
 OnBlocked = Callable[[str | None], None]
 
 
@@ -60,11 +67,19 @@ class Wire(Connection):
         )
         # Nothing of ours may wait for room here: acks and batches are put without awaiting. What is
         # in flight is bounded by the publish window and by prefetch instead.
-        self.write_queue = asyncio.Queue()
+        self.frames: asyncio.Queue[ChannelFrame] = asyncio.Queue()
+        self.write_queue = self.frames
+        self.reader = streams[0]
         self.address = address
         self.generation = 0
         self.on_blocked: OnBlocked | None = None
         self._transport = streams[1].transport
+
+    @property
+    def end(self) -> asyncio.Future[Any]:
+        """A future of its own for each caller, done when the connection is closed."""
+        closing: Any = self.closing  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return closing  # type: ignore[no-any-return]
 
     @property
     def frame_max(self) -> int:
@@ -80,15 +95,8 @@ class Wire(Connection):
         if number in self.channels:
             raise vendor.ChannelInvalidStateError(f"channel {number} is still closing")
         lane = Lane(self, number, user, confirms=confirms)
-        self.channels[number] = lane
-        await lane.open()
+        await lane.channel.open()
         return lane
-
-    async def flush(self) -> None:
-        """Wait until everything queued so far is with the socket."""
-        drained = self.loop.create_future()
-        self.write_queue.put_nowait(ChannelFrame(b"", False, drained))
-        await drained
 
     async def shut(self, timeout: float) -> None:
         """Close in order, or cut the socket after ``timeout`` seconds."""
@@ -125,11 +133,15 @@ class Wire(Connection):
 
     # aiormq has no public hook for these two frames; defining the names that it calls is the way to
     # learn of an alarm. The memory alarm test fails if they ever change.
-    async def _Connection__handle_connection_blocked(self, frame: spec.Connection.Blocked) -> None:
+    async def _Connection__handle_connection_blocked(  # noqa: N802
+        self, frame: spec.Connection.Blocked
+    ) -> None:
         if self.on_blocked:
             self.on_blocked(frame.reason or "resource alarm")
 
-    async def _Connection__handle_connection_unblocked(self, _: spec.Connection.Unblocked) -> None:
+    async def _Connection__handle_connection_unblocked(  # noqa: N802
+        self, _: spec.Connection.Unblocked
+    ) -> None:
         if self.on_blocked:
             self.on_blocked(None)
 
@@ -146,18 +158,26 @@ def _raise_closed(answer: spec.Connection.Close) -> None:
 async def open_wire(address: Address, options: BrokerOptions, name: str) -> Wire:
     """Connect and log in. Raises vendor errors, ``OSError`` or ``Refused``."""
     context = await asyncio.to_thread(_tls_context, address) if address.tls else None
-    streams = await asyncio.open_connection(
-        address.url.host, address.url.port, ssl=context, limit=_READ_BUFFER
-    )
+    streams = await _open_streams(address, context)
     try:
         _set_socket_options(streams[1], options)
         wire = Wire(address, streams, options.heartbeat, name)
         with honest_cancellation():
-            await wire.connect()
+            await wire.connect()  # pyright: ignore[reportUnknownMemberType]
     except BaseException:
         streams[1].transport.abort()
         raise
     return wire
+
+
+async def _open_streams(address: Address, context: ssl.SSLContext | None) -> Streams:
+    loop = asyncio.get_running_loop()
+    reader = FrameReader(_READ_BUFFER, loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.create_connection(
+        lambda: protocol, address.host, address.port, ssl=context
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 def _tls_context(address: Address) -> ssl.SSLContext:
@@ -204,13 +224,14 @@ class Supervisor:
         timeout = self.options.connect_timeout
         try:
             async with asyncio.timeout(timeout):
-                await self._connect(give_up_on_refusal=True)
+                wire = await self._connect(give_up_on_refusal=True)
         except NoHost as exc:
             raise BrokerUnavailable(f"the broker refused the connection: {exc}") from None
         except TimeoutError:
             raise BrokerUnavailable(
                 f"no broker answered within {timeout:g} s: {self.last_trouble}"
             ) from None
+        self._adopt(wire)
         self._keeper = asyncio.create_task(self._keep(), name=f"fumehood-{self.purpose}")
 
     async def stop(self) -> None:
@@ -226,21 +247,21 @@ class Supervisor:
         """The live connection; waits for one without a limit of its own."""
         while True:
             wire = self.wire
-            if wire is None:
+            if wire is None or not self._up.is_set():
                 await self._up.wait()
             elif wire.is_opened:
                 return wire
             else:
-                await asyncio.wait({wire.closing})
+                await asyncio.wait({wire.end})
                 await asyncio.sleep(0)  # the keeper, woken too, takes this wire away
 
     async def _keep(self) -> None:
         while True:
             try:
                 if self.wire is not None:
-                    await asyncio.wait({self.wire.closing})
+                    await asyncio.wait({self.wire.end})
                     self._lost(self.wire)
-                await self._connect(give_up_on_refusal=False)
+                self._adopt(await self._connect(give_up_on_refusal=False))
             except Exception:
                 log.exception("broker supervisor failed", extra={"purpose": self.purpose})
                 await asyncio.sleep(self.options.backoff_max)
@@ -248,7 +269,7 @@ class Supervisor:
     def _lost(self, wire: Wire) -> None:
         self.wire = None
         self._up.clear()
-        closing = wire.closing
+        closing = wire.end
         exc = closing.exception() if closing.done() and not closing.cancelled() else None
         self.last_trouble = f"{wire.address} ({explain(exc) if exc else 'closed'})"
         self._set_blocked(None)
@@ -256,7 +277,7 @@ class Supervisor:
         extra = {"purpose": self.purpose, "cause": self.last_trouble}
         log.warning("broker connection lost", extra=extra)
 
-    async def _connect(self, *, give_up_on_refusal: bool) -> None:
+    async def _connect(self, *, give_up_on_refusal: bool) -> Wire:
         def worth_retrying(exc: BaseException) -> bool:
             return isinstance(exc, NoHost) and not (exc.final and give_up_on_refusal)
 
@@ -266,7 +287,8 @@ class Supervisor:
             reraise=True,
         ):
             with attempt:
-                self._adopt(await self._try_hosts())
+                return await self._try_hosts()
+        raise AssertionError("retries have no end")
 
     def _adopt(self, wire: Wire) -> None:
         self.generation += 1
@@ -274,11 +296,8 @@ class Supervisor:
         wire.on_blocked = self._set_blocked
         self.wire = wire
         self._up.set()
-        extra = {
-            "purpose": self.purpose,
-            "address": str(wire.address),
-            "generation": self.generation,
-        }
+        address = str(wire.address)
+        extra = {"purpose": self.purpose, "address": address, "generation": self.generation}
         log.info("broker connected", extra=extra)
 
     async def _try_hosts(self) -> Wire:
@@ -296,7 +315,7 @@ class Supervisor:
             try:
                 async with asyncio.timeout(share):
                     return await open_wire(address, self.options, f"fumehood-{self.purpose}")
-            except Exception as exc:
+            except (Refused, *TROUBLE) as exc:
                 causes[str(address)] = explain(exc)
                 refusals += is_refusal(exc)
                 self._turn += 1  # the next round starts with another host

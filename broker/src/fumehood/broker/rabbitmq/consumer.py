@@ -10,16 +10,16 @@ from abc import abstractmethod
 from typing import Any
 
 from aiormq import exceptions as vendor
-from pamqp import commands as spec
-from pamqp.header import ContentHeader
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from fumehood.broker.interface import Delivery, OnDelivery, Subscription
 from fumehood.broker.rabbitmq.acks import Acks
 from fumehood.broker.rabbitmq.connection import Supervisor, Wire
 from fumehood.broker.rabbitmq.errors import edge, explain
-from fumehood.broker.rabbitmq.lane import Content, Lane, LaneUser
+from fumehood.broker.rabbitmq.lane import Lane
+from fumehood.broker.rabbitmq.reader import LaneUser
 from fumehood.broker.rabbitmq.topology import declare_job_queue, job_queue
+from fumehood.broker.rabbitmq.wire import Content
 from fumehood.common.errors import (
     BrokerUnavailable,
     ConfigurationError,
@@ -34,24 +34,6 @@ _SETUP_TIMEOUT = 10.0  # seconds for one attempt to set a consumer up
 _FIRST_BACKOFF = 0.05  # seconds
 _SHORT_LIFE = 1.0  # seconds; a consumer that lived less is not set up again at once
 _tags = itertools.count(1)
-
-
-def to_message(header: ContentHeader, body: bytes) -> Message:
-    """A message in our own type."""
-    properties = header.properties
-    headers: dict[str, Any] = dict(properties.headers or {})
-    for key, value in headers.items():
-        if type(value) is bytearray:
-            headers[key] = bytes(value)
-    return Message(
-        body,
-        properties.message_type or "",
-        properties.correlation_id or "",
-        properties.reply_to or "",
-        properties.content_type or "",
-        headers,
-        properties.message_id or "",
-    )
 
 
 class StandingConsumer(Subscription):
@@ -77,7 +59,7 @@ class StandingConsumer(Subscription):
     async def prepare(self, wire: Wire, lane: Lane) -> str:
         """See to it that the queue exists; return its name."""
 
-    def on_lane(self, lane: Lane, user: LaneUser) -> None:
+    def on_lane(self, lane: Lane) -> None:
         """Called with each new channel before it consumes."""
 
     def arguments(self) -> dict[str, Any]:
@@ -113,7 +95,7 @@ class StandingConsumer(Subscription):
         try:
             async with asyncio.timeout(self._options.stop_timeout):
                 with edge("cancel a consumer"):
-                    await lane.basic_cancel(self._tag)
+                    await lane.channel.basic_cancel(self._tag)
         except (FumehoodError, TimeoutError) as exc:
             log.debug("consumer not cancelled in order", extra={"cause": str(exc)})
             return
@@ -160,10 +142,10 @@ class StandingConsumer(Subscription):
             why = await asyncio.shield(lane.ended)
             extra = {"consumer": self.name, "cause": why}
             log.warning("consumer lost, setting it up again", extra=extra)
-            if lane.connection.is_opened:  # cancelled by the broker: this channel is of no use now
+            if lane.wire.is_opened:  # cancelled by the broker: this channel is of no use now
                 await lane.shut(self._options.stop_timeout)
             if loop.time() - born < _SHORT_LIFE:
-                await asyncio.sleep(random.uniform(0.1, 0.5))
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - jitter, not a secret
 
     async def _set_up(self) -> Lane:
         def worth_retrying(exc: BaseException) -> bool:
@@ -188,7 +170,7 @@ class StandingConsumer(Subscription):
             async with asyncio.timeout(_SETUP_TIMEOUT):
                 with edge(doing):
                     self._lane = lane = await wire.open_lane(user)
-                    self.on_lane(lane, user)
+                    self.on_lane(lane)
                     await self._consume(wire, lane)
                     return lane
         except (FumehoodError, TimeoutError) as exc:
@@ -204,7 +186,7 @@ class StandingConsumer(Subscription):
     async def _consume(self, wire: Wire, lane: Lane) -> None:
         queue = await self.prepare(wire, lane)
         if self.prefetch:
-            await lane.basic_qos(prefetch_count=self.prefetch)
+            await lane.channel.basic_qos(prefetch_count=self.prefetch)
         # A fresh tag each time: RabbitMQ 4.3 may still hold the cancelled one.
         self._tag = f"fumehood-{next(_tags)}"
         no_ack = not self.prefetch
@@ -217,13 +199,13 @@ class RabbitDelivery(Delivery):
     __slots__ = ("_acks", "_tag", "acquired_count", "message", "queue", "redelivered")
 
     def __init__(
-        self, acks: Acks, method: spec.Basic.Deliver, message: Message, queue: str
+        self, acks: Acks, queue: str, message: Message, tag: int, *, redelivered: bool
     ) -> None:
         self._acks: Acks | None = acks
-        self._tag = method.delivery_tag or 0
+        self._tag = tag
         self.message = message
         self.queue = queue
-        self.redelivered = bool(method.redelivered)
+        self.redelivered = redelivered
         headers = message.headers
         # RabbitMQ 4.3 counts hand-outs in a header of its own; before, the delivery count did.
         count = headers.get("x-acquired-count", headers.get("x-delivery-count", 0))
@@ -233,16 +215,19 @@ class RabbitDelivery(Delivery):
         return f"<RabbitDelivery {self._tag} of {self.queue!r} {self.message.correlation_id}>"
 
     def ack(self) -> None:
+        """Settle it."""
         acks = self._take()
         if acks is not None:
             acks.ack(self._tag)
 
     def give_back(self) -> None:
+        """basic.nack with requeue."""
         acks = self._take()
         if acks is not None:
             acks.give_back(self._tag)
 
     def reject(self) -> None:
+        """basic.reject with requeue."""
         acks = self._take()
         if acks is not None:
             acks.reject(self._tag)
@@ -262,13 +247,14 @@ class _JobLane(LaneUser):
         self.acks = Acks()
         self._consumer = consumer
 
-    def on_content(self, method: Content, header: ContentHeader, body: bytes) -> None:
-        if isinstance(method, spec.Basic.Deliver):
-            self.acks.unsettled += 1
-            message = to_message(header, body)
-            self._consumer.hand_over(
-                RabbitDelivery(self.acks, method, message, self._consumer.queue)
-            )
+    def on_delivery(self, tag: int, redelivered: bool, content: Content, body: bytes) -> None:
+        """Make a delivery of it and hand it over."""
+        self.acks.unsettled += 1
+        consumer = self._consumer
+        message = content.message(body)
+        consumer.hand_over(
+            RabbitDelivery(self.acks, consumer.queue, message, tag, redelivered=redelivered)
+        )
 
 
 class JobConsumer(StandingConsumer):
@@ -291,19 +277,21 @@ class JobConsumer(StandingConsumer):
         self._user: _JobLane | None = None
 
     def lane_user(self) -> LaneUser:
-        return _JobLane(self)
+        """New settlements for a new channel, which counts its deliveries from 1."""
+        self._user = _JobLane(self)
+        return self._user
 
-    def on_lane(self, lane: Lane, user: LaneUser) -> None:
-        assert isinstance(user, _JobLane)
-        user.acks.lane = lane
-        self._user = user
+    def on_lane(self, lane: Lane) -> None:
+        """Settlements go where the deliveries come from."""
+        if self._user is not None:
+            self._user.acks.lane = lane
 
     async def prepare(self, wire: Wire, lane: Lane) -> str:
         """Look whether the queue is there; one that was there once is made again."""
         probe = await wire.open_lane(LaneUser())
         try:
-            await probe.queue_declare(job_queue(self.queue), passive=True)
-            await probe.close()
+            await probe.channel.queue_declare(job_queue(self.queue), passive=True)
+            await probe.channel.close()
         except vendor.ChannelNotFoundEntity as exc:
             if not (self._declared or self._first.done()):
                 raise UnknownQueue(f"no queue {self.queue!r}: {explain(exc)}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from aiormq import exceptions as vendor
@@ -38,6 +38,8 @@ def explain(exc: BaseException) -> str:
             return "host name not found"
         case ssl.SSLCertVerificationError():
             return f"certificate not accepted: {exc.verify_message}"
+        case _:
+            pass
     text = " ".join(str(exc).split())
     return text or type(exc).__name__
 
@@ -54,7 +56,7 @@ def is_refusal(exc: BaseException) -> bool:
 
 
 @contextmanager
-def honest_cancellation() -> Iterator[None]:
+def honest_cancellation() -> Generator[None]:
     """Let ``CancelledError`` mean that somebody cancelled this task, and nothing else.
 
     aiormq rejects its futures with it when a connection closes.
@@ -69,7 +71,7 @@ def honest_cancellation() -> Iterator[None]:
 
 
 @contextmanager
-def edge(doing: str) -> Iterator[None]:
+def edge(doing: str) -> Generator[None]:
     """Run AMQP calls; raise ours for theirs. ``doing`` begins the message."""
     try:
         with honest_cancellation():

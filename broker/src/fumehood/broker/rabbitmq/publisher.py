@@ -13,13 +13,11 @@ from collections import deque
 from enum import Enum
 from secrets import token_hex
 
-from pamqp import commands as spec
-from pamqp.header import ContentHeader
-
 from fumehood.broker.rabbitmq import wire as bytes_of
 from fumehood.broker.rabbitmq.connection import Supervisor, Wire
 from fumehood.broker.rabbitmq.errors import edge
-from fumehood.broker.rabbitmq.lane import Content, Lane, LaneUser
+from fumehood.broker.rabbitmq.lane import Lane
+from fumehood.broker.rabbitmq.reader import LaneUser
 from fumehood.broker.rabbitmq.topology import declare_exchanges
 from fumehood.common.errors import BrokerUnavailable, FumehoodError, PayloadTooLarge
 from fumehood.common.message import Message
@@ -82,7 +80,7 @@ class Publisher(LaneUser):
     @property
     def ready(self) -> bool:
         """Whether a message would leave at once."""
-        return self._lane is not None and self._lane.alive and self._supervisor.blocked is None
+        return self._lane is not None and self._lane.usable and self._supervisor.blocked is None
 
     async def start(self) -> None:
         """Open a channel, and keep one open. Raises our errors when the first cannot be had."""
@@ -123,7 +121,13 @@ class Publisher(LaneUser):
         timeout = self._options.publish_timeout
         if deadline is not None:
             timeout = deadline - time.monotonic()
-        entry = self._pack(exchange, routing_key, message, mandatory, persistent, loop)
+        self._count += 1
+        message_id = f"{self._prefix}-{self._count:x}"
+        payload = [bytes_of.publish_method(_CHANNEL, exchange, routing_key, mandatory)]
+        payload += bytes_of.content(
+            _CHANNEL, message, message_id, persistent=persistent, frame_max=self._frame_max
+        )
+        entry = _Publish(message_id, payload, loop.create_future())
         self._outbox.append(entry)
         self._schedule()
         timer = loop.call_later(max(timeout, 0.0), self._expire, entry)
@@ -143,23 +147,6 @@ class Publisher(LaneUser):
         if since is not None and time.monotonic() - since >= self._options.blocked_grace:
             raise BrokerUnavailable(self._blocked_text())
 
-    def _pack(
-        self,
-        exchange: str,
-        routing_key: str,
-        message: Message,
-        mandatory: bool,
-        persistent: bool,
-        loop: asyncio.AbstractEventLoop,
-    ) -> _Publish:
-        self._count += 1
-        message_id = f"{self._prefix}-{self._count:x}"
-        payload = [bytes_of.publish_method(_CHANNEL, exchange, routing_key, mandatory)]
-        payload += bytes_of.content(
-            _CHANNEL, message, message_id, persistent=persistent, frame_max=self._frame_max
-        )
-        return _Publish(message_id, payload, loop.create_future())
-
     # --- sending ----------------------------------------------------------------------------
 
     def _schedule(self) -> None:
@@ -170,8 +157,10 @@ class Publisher(LaneUser):
     def _flush(self) -> None:
         self._scheduled = False
         lane = self._lane
-        if lane is None or not lane.alive or self._draining or self._blocked_since is not None:
+        if lane is None or self._draining or self._blocked_since is not None:
             return
+        if not lane.usable:
+            return  # what has not been sent can wait for the next connection
         parts: list[bytes] = []
         size = 0
         room = self._options.publish_window - len(self._pending)
@@ -227,11 +216,9 @@ class Publisher(LaneUser):
         else:
             entry.future.set_result(Verdict.RETURNED if entry.returned else Verdict.CONFIRMED)
 
-    def on_content(self, method: Content, header: ContentHeader, body: bytes) -> None:
+    def on_return(self, content: bytes_of.Content) -> None:
         """basic.return: it comes before the confirm of the same message."""
-        if not isinstance(method, spec.Basic.Return):
-            return
-        entry = self._by_id.get(header.properties.message_id or "")
+        entry = self._by_id.get(content.message_id)
         if entry is not None:
             entry.returned = True
 
@@ -242,7 +229,7 @@ class Publisher(LaneUser):
             return
         if self._blocked_since is not None:
             text = self._blocked_text()
-        elif self._lane is None:
+        elif self._lane is None or not self._lane.usable:
             text = f"no connection to the broker: {self._supervisor.last_trouble}"
         else:
             text = "the broker did not confirm the message in time"
@@ -312,7 +299,7 @@ class Publisher(LaneUser):
                 return await wire.open_lane(self, confirms=True, number=_CHANNEL)
 
     async def _serve(self, lane: Lane) -> str:
-        self._frame_max = min(lane.connection.connection_tune.frame_max or 131_072, 131_072)
+        self._frame_max = min(lane.wire.frame_max, self._frame_max)
         self._lane = lane
         self._draining = False
         self._schedule()

@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from secrets import token_hex
 
-from pamqp.header import ContentHeader
-
 from fumehood.broker.interface import OnMessage
 from fumehood.broker.rabbitmq.connection import Supervisor, Wire
-from fumehood.broker.rabbitmq.consumer import StandingConsumer, to_message
-from fumehood.broker.rabbitmq.lane import Content, Lane, LaneUser
+from fumehood.broker.rabbitmq.consumer import StandingConsumer
+from fumehood.broker.rabbitmq.lane import Lane
+from fumehood.broker.rabbitmq.reader import LaneUser
 from fumehood.broker.rabbitmq.topology import (
     CONTROL,
     REPLIES,
@@ -22,6 +21,7 @@ from fumehood.broker.rabbitmq.topology import (
     declare_private_queue,
     reply_queue,
 )
+from fumehood.broker.rabbitmq.wire import Content
 
 log = logging.getLogger("fumehood.broker")
 
@@ -34,14 +34,15 @@ class PrivateConsumer(StandingConsumer, LaneUser):
         self._on_message = on_message
 
     def lane_user(self) -> LaneUser:
+        """Nothing is settled here, so there is nothing to keep apart."""
         return self
 
-    def on_content(self, method: Content, header: ContentHeader, body: bytes) -> None:
+    def on_delivery(self, tag: int, redelivered: bool, content: Content, body: bytes) -> None:
         """Hand one message over."""
         if self._closed:
             return
         try:
-            self._on_message(to_message(header, body))
+            self._on_message(content.message(body))
         except Exception:
             log.exception("message callback failed", extra={"consumer": self.name})
 
@@ -58,6 +59,7 @@ class ReplyConsumer(PrivateConsumer):
         self._address = address
 
     async def prepare(self, wire: Wire, lane: Lane) -> str:
+        """Declare and bind the reply queue."""
         queue = reply_queue(self._address)
         await declare_exchanges(wire)
         await declare_private_queue(lane, queue, REPLIES, self._address)
@@ -72,6 +74,7 @@ class ControlConsumer(PrivateConsumer):
         self._user = user
 
     async def prepare(self, wire: Wire, lane: Lane) -> str:
+        """Declare and bind a control queue of a new name."""
         queue = control_queue(self._user, token_hex(8))
         await declare_exchanges(wire)
         await declare_private_queue(lane, queue, CONTROL, "")

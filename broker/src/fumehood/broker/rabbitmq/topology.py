@@ -9,7 +9,8 @@ from aiormq import exceptions as vendor
 from fumehood.broker.options import BrokerOptions
 from fumehood.broker.rabbitmq.connection import Wire
 from fumehood.broker.rabbitmq.errors import edge
-from fumehood.broker.rabbitmq.lane import Lane, LaneUser
+from fumehood.broker.rabbitmq.lane import Lane
+from fumehood.broker.rabbitmq.reader import LaneUser
 
 JOBS = "fumehood.jobs"
 REPLIES = "fumehood.replies"
@@ -73,10 +74,10 @@ async def declare_exchanges(wire: Wire) -> None:
     lane = await wire.open_lane(LaneUser())
     try:
         for name, kind in _EXCHANGES.items():
-            await lane.exchange_declare(name, exchange_type=kind, durable=True)
+            await lane.channel.exchange_declare(name, exchange_type=kind, durable=True)
     except vendor.ChannelAccessRefused:
         return
-    await lane.close()
+    await lane.channel.close()
 
 
 async def declare_job_queue(wire: Wire, queue: str, options: BrokerOptions) -> None:
@@ -87,17 +88,17 @@ async def declare_job_queue(wire: Wire, queue: str, options: BrokerOptions) -> N
         dead = _quorum(options) | {"x-delivery-limit": _DEAD_DELIVERY_LIMIT}
         await _declare_bound(lane, dead_queue(queue), dead, DEAD, queue)
         await _declare_bound(lane, job_queue(queue), job_arguments(options), JOBS, queue)
-        await lane.close()
+        await lane.channel.close()
 
 
 async def _declare_bound(
     lane: Lane, name: str, arguments: Arguments, exchange: str, key: str
 ) -> None:
-    await lane.queue_declare(name, durable=True, arguments=arguments)
-    await lane.queue_bind(name, exchange, key)
+    await lane.channel.queue_declare(name, durable=True, arguments=arguments)
+    await lane.channel.queue_bind(name, exchange, key)
 
 
 async def declare_private_queue(lane: Lane, name: str, exchange: str, key: str) -> None:
     """Make a queue that lives and dies with this connection, bound to an exchange."""
-    await lane.queue_declare(name, exclusive=True, auto_delete=False)
-    await lane.queue_bind(name, exchange, key)
+    await lane.channel.queue_declare(name, exclusive=True, auto_delete=False)
+    await lane.channel.queue_bind(name, exchange, key)

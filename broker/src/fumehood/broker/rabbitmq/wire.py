@@ -1,4 +1,4 @@
-"""AMQP frames as bytes, for the few that are sent once per message.
+"""AMQP frames as bytes, for the few that come or go once per message.
 
 pamqp can do this too. It is done here because it sends a float header in single precision, which
 would bend a ``timeout``, and because packing directly costs a third of the time.
@@ -6,13 +6,18 @@ would bend a ``timeout``, and because packing directly costs a third of the time
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+
+from pamqp import decode
 
 from fumehood.common.errors import InvalidArguments
 from fumehood.common.message import Message
+
+log = logging.getLogger("fumehood.broker")
 
 FRAME_END = b"\xce"
 _FRAME_OVERHEAD = 8  # bytes: type, channel, size and the end mark
@@ -61,7 +66,10 @@ def publish_method(channel: int, exchange: str, routing_key: str, mandatory: boo
 def content(
     channel: int, message: Message, message_id: str, *, persistent: bool, frame_max: int
 ) -> list[bytes]:
-    """The header frame and the body frames. Raises ``InvalidArguments`` for what AMQP cannot hold."""
+    """The header frame and the body frames.
+
+    Raises ``InvalidArguments`` for what AMQP cannot hold.
+    """
     flags, properties = _properties(message, message_id, persistent)
     if len(properties) > _MAX_HEADERS:
         raise InvalidArguments(f"{len(properties)} bytes of headers are over {_MAX_HEADERS}")
@@ -133,3 +141,81 @@ def _value(name: str, value: Any) -> bytes:
     if isinstance(value, bytes):
         return struct.pack(">cI", b"x", len(value)) + value
     raise InvalidArguments(f"{type(value).__name__} cannot be a header", f"headers[{name!r}]")
+
+
+class Content(NamedTuple):
+    """The properties of a received message that we use, and the size of its body in bytes."""
+
+    size: int
+    content_type: str
+    headers: dict[str, Any]
+    correlation_id: str
+    reply_to: str
+    message_id: str
+    type: str
+
+    def message(self, body: bytes) -> Message:
+        """The message in our own type."""
+        return Message(
+            body,
+            self.type,
+            self.correlation_id,
+            self.reply_to,
+            self.content_type,
+            self.headers,
+            self.message_id,
+        )
+
+
+NO_CONTENT = Content(0, "", {}, "", "", "", "")
+
+_SIZE_AND_FLAGS = struct.Struct(">4xQH")
+# All properties in the order of their flags, from bit 15 down; their place in ``Content``, or 0.
+_SHORT, _TABLE, _OCTET, _LONGLONG = range(4)
+_PROPERTIES = (
+    (1 << 15, _SHORT, 1),  # content_type
+    (1 << 14, _SHORT, 0),  # content_encoding
+    (1 << 13, _TABLE, 2),  # headers
+    (1 << 12, _OCTET, 0),  # delivery_mode
+    (1 << 11, _OCTET, 0),  # priority
+    (1 << 10, _SHORT, 3),  # correlation_id
+    (1 << 9, _SHORT, 4),  # reply_to
+    (1 << 8, _SHORT, 0),  # expiration
+    (1 << 7, _SHORT, 5),  # message_id
+    (1 << 6, _LONGLONG, 0),  # timestamp
+    (1 << 5, _SHORT, 6),  # type
+)
+
+
+def parse_content(data: bytes) -> Content:
+    """Read the payload of a header frame. What a stranger wrote wrongly is left out."""
+    size, flags = _SIZE_AND_FLAGS.unpack_from(data)
+    found: list[Any] = [size, "", {}, "", "", "", ""]
+    at = 14
+    for flag, kind, place in _PROPERTIES:
+        if not flags & flag:
+            continue
+        if kind == _SHORT:
+            end = at + 1 + data[at]
+            if place:
+                found[place] = data[at + 1 : end].decode(errors="replace")
+            at = end
+        elif kind == _TABLE:
+            end = at + 4 + int.from_bytes(data[at : at + 4])
+            found[place] = _parse_table(data[at:end])
+            at = end
+        else:
+            at += 1 if kind == _OCTET else 8
+    return Content(*found)
+
+
+def _parse_table(data: bytes) -> dict[str, Any]:
+    try:
+        table: dict[str, Any] = decode.field_table(data)[1]
+    except (ValueError, OverflowError, OSError) as exc:
+        log.warning("unreadable headers", extra={"cause": str(exc)})
+        return {}
+    for key, value in table.items():
+        if type(value) is bytearray:
+            table[key] = bytes(value)
+    return table
