@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
-
 from support.rabbitmq import PrivateNode
 
 _numbers = count(1)

@@ -6,7 +6,6 @@ called. Needs the package ``rabbitmq-server``.
 
 from __future__ import annotations
 
-import glob
 import os
 import secrets
 import shutil
@@ -38,14 +37,14 @@ class RabbitMissing(RuntimeError):
 
 
 def find_sbin() -> Path:
-    """The folder of RabbitMQ's own scripts. Raises ``RabbitMissing``, which says what to install."""
-    found = sorted(glob.glob(_SBIN))
+    """The folder of RabbitMQ's own scripts. Raises ``RabbitMissing`` with the remedy."""
+    found = sorted(Path("/").glob(_SBIN.lstrip("/")))
     if not found:
         raise RabbitMissing(
             "these tests need a real RabbitMQ: install the Debian package 'rabbitmq-server' "
             f"(apt-get install rabbitmq-server); looked for {_SBIN}"
         )
-    return Path(found[-1])
+    return found[-1]
 
 
 def free_port() -> int:
@@ -56,7 +55,7 @@ def free_port() -> int:
 
 
 class PrivateNode:
-    """One node under a temporary folder; ``start`` and ``stop`` as often as needed, then ``close``."""
+    """One node in a temporary folder; ``start`` and ``stop`` at will, then ``close``."""
 
     def __init__(self) -> None:
         self._sbin = find_sbin()
@@ -86,7 +85,7 @@ class PrivateNode:
     def start(self) -> Self:
         """Start the node and wait until it speaks AMQP."""
         self._start_epmd()
-        with open(self.base / "out", "ab") as out:
+        with (self.base / "out").open("ab") as out:
             self._server = subprocess.Popen(
                 [self._sbin / "rabbitmq-server"],
                 env=self._environment(),
