@@ -153,10 +153,9 @@ try:
 except DecodeError:
     print("refused")
 assert time.monotonic() - started < 5, "it took too long"
-assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 200 << 10, "it took too much"
 with open("/proc/self/status") as status:
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmPeak"))
-assert peak < 300 << 10, "it reserved memory for items that are not there"
+assert peak < 100 << 10, "it reserved memory for items that are not there"
 value = deepest()
 del value
 thread = threading.Thread(target=deepest)
