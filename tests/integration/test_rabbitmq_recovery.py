@@ -21,9 +21,9 @@ from fumehood.common.message import Message
 pytestmark = pytest.mark.rabbitmq
 
 # RabbitMQ 3.10.8, killed within about a second of creating a queue, comes back with that queue
-# as a follower that never elects a leader: no publish to it is confirmed, even after a
-# clean restart, and with no client around. That is the broker's own gap and beyond a client's power; what is tested
-# here is a queue that has been there for a while.
+# as a follower that never elects a leader: no publish to it is confirmed, even after a clean
+# restart, and with no client around. That is the broker's own gap and beyond a client's power;
+# what is tested here is a queue that has been there for a while.
 QUEUE_AGE = 3.0  # seconds
 
 QUICK = BrokerOptions(connect_timeout=20.0, backoff_max=0.5, blocked_grace=0.3)
