@@ -31,7 +31,7 @@ MAX_EXT_DEPTH = 32
 
 # An array may declare more items than it has, and the decoder allocates for them before it looks.
 # Nested, that costs far more than the message is long; below this size it is not worth a check.
-_SKIM_ABOVE = 4096
+SKIM_ABOVE = 4096
 
 # The packer's usual buffer is mapped and unmapped anew for each extension: four times slower.
 _PACKING: dict[str, Any] = {"strict_types": True, "use_bin_type": True, "buf_size": 4096}
@@ -266,20 +266,25 @@ _WRITERS_IF_LOADED: tuple[tuple[str, str, _Writer], ...] = (
 def _unpack(data: bytes | memoryview, depth: int) -> Any:
     if depth > MAX_EXT_DEPTH:
         raise DecodeError(f"extensions nest deeper than {MAX_EXT_DEPTH}")
-    if len(data) > _SKIM_ABOVE:
+    if len(data) > SKIM_ABOVE:
         skim = msgpack.Unpacker(max_buffer_size=len(data))
         skim.feed(data)
         skim.skip()  # builds nothing, and fails where items are missing
 
-    def read_ext(code: int, payload: bytes) -> Any:
-        reader = _READERS.get(code)
-        if reader is None:
-            raise DecodeError(f"unknown extension type {code}")
-        return reader(payload, depth + 1)
+    if depth == 0:
+        return msgpack.unpackb(data, **READING)
 
-    return msgpack.unpackb(
-        data, ext_hook=read_ext, object_pairs_hook=_read_map, strict_map_key=False, timestamp=3
-    )
+    def read_ext(code: int, payload: bytes) -> Any:
+        return _read_ext(code, payload, depth)
+
+    return msgpack.unpackb(data, **{**READING, "ext_hook": read_ext})
+
+
+def _read_ext(code: int, payload: bytes, depth: int = 0) -> Any:
+    reader = _READERS.get(code)
+    if reader is None:
+        raise DecodeError(f"unknown extension type {code}")
+    return reader(payload, depth + 1)
 
 
 def _read_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -289,6 +294,15 @@ def _read_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     if len(made) != len(pairs):
         raise DecodeError("a map has one key twice")
     return made
+
+
+#: How ``msgpack.unpackb`` is called for a value of at most ``SKIM_ABOVE`` bytes.
+READING: dict[str, Any] = {
+    "ext_hook": _read_ext,
+    "object_pairs_hook": _read_map,
+    "strict_map_key": False,
+    "timestamp": 3,
+}
 
 
 def _read_items(data: bytes, depth: int) -> list[Any]:

@@ -64,14 +64,16 @@ def current_job() -> CurrentJob:
     job = _current.get(None)
     if job is not None:
         return job
+    if entered:
+        _running.append(entered.pop()())
     if len(_running) == 1:
         return _running[0]
     raise LookupError("no job runs here: current_job() is for code that a task calls")
 
 
-def enter(job: CurrentJob) -> None:
-    """Make ``job`` the current one for as long as this process lives: a sandbox's whole life."""
-    _running.append(job)
+# The one job of a sandbox, for its whole life: what builds it when it is first asked for. Most
+# tasks never ask, and in a fresh sandbox every object costs.
+entered: list[Callable[[], CurrentJob]] = []
 
 
 class running:  # noqa: N801 - reads as a word: ``with running(job):``

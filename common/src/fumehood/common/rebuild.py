@@ -48,6 +48,11 @@ class Plan:
         }
         self.result: Builder | None = _builder_of_hint(hints.get("return", Any))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether arguments can be used just as they were decoded."""
+        return not self._by_name
+
     def arguments(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -51,6 +52,7 @@ def run_handler(
     Raises ``UnknownTask``, ``InvalidArguments``, ``PayloadTooLarge``; without ``fallback``
     ``JobStartFailed`` where no sandbox can be had.
     """
+    _refuse_at_import()
     task = registry.get(task_id)
     refuse_untrusted(task.options.profile)
     settings = load_settings() if settings is None else settings
@@ -63,6 +65,16 @@ def run_handler(
         log.warning("the sandbox failed: the task runs inline", extra={"cause": outcome.reason})
         return _rebuilt(task, run_inline(job))
     raise outcome.as_error()
+
+
+def _refuse_at_import() -> None:
+    # Only a zygote has this module loaded as it imports task modules.
+    zygote = sys.modules.get("fumehood.worker.sandbox.zygote")
+    if zygote is not None and zygote.importing:
+        raise ConfigurationError(
+            "run_handler was called while a sandbox imported this module: put the call behind "
+            "if __name__ == '__main__':"
+        )
 
 
 def _rebuilt(task: Task[..., Any], value: Any) -> Any:

@@ -11,16 +11,21 @@ What can be done once is done in the zygote and inherited (signals, faulthandler
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from fcntl import F_SETOWN, fcntl
+from functools import partial
+from marshal import loads
 from typing import Any, NoReturn
 
+from msgpack import Packer, unpackb
+
 from fumehood.common import context
-from fumehood.common.codec import encode
+from fumehood.common.codec import READING, SKIM_ABOVE, encode
 from fumehood.common.envelope import decode_arguments
 from fumehood.common.errors import DecodeError, InvalidArguments
 from fumehood.common.task import registry
@@ -33,7 +38,12 @@ DUMP_SIGNAL = signal.SIGRTMAX - 1
 STDOUT, STDERR, JOB, DIAG, LIFELINE, _FIRST_UNUSED = 1, 2, 3, 4, 5, 6
 _LAST_FD = 1 << 20
 _PROGRESS_PERIOD = 0.05  # seconds; reports in between are dropped, all but those that say 1.0
+pack = Packer(strict_types=True, use_bin_type=True).pack
 _EXIT_BROKEN = 70  # EX_SOFTWARE: this file's own failure, never a task's
+
+
+#: Tasks that need nothing but a call: sync, and without values to rebuild. Filled before forking.
+plain_tasks: dict[str, Callable[..., Any]] = {}
 
 
 def live(job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: int) -> NoReturn:
@@ -47,8 +57,8 @@ def live(job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: in
             os.write(procs, b"0")
         else:
             kernel.become_subreaper()
-        stage = "session"
-        os.setsid()
+        stage = "group"
+        os.setpgid(0, 0)  # not setsid: the zygote's session has no terminal, and a new one is dear
         stage = "descriptors"
         os.dup2(stdout, STDOUT)
         os.dup2(stderr, STDERR)
@@ -59,7 +69,7 @@ def live(job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: in
         # The seat's lifeline sends SIGKILL to its owner when the manager's end of it closes.
         # PDEATHSIG would tie this process to the zygote, whose death must cost no job its verdict.
         stage = "lifeline"
-        fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, os.getpid())
+        fcntl(LIFELINE, F_SETOWN, os.getpid())
     except BaseException as exc:
         _report_setup_failure(job, stage, exc)
         os._exit(_EXIT_BROKEN)
@@ -82,19 +92,29 @@ def _report_setup_failure(job: int, stage: str, exc: BaseException) -> None:
 
 
 def _serve() -> None:
-    frame = os.read(JOB, protocol.FRAME_MAX)
+    """The job, from its frame to its end; the plain one without a call but the task's own."""
+    frame = os.read(JOB, protocol.JOB_MAX)
     if not frame:
         os._exit(0)  # the manager has no use for this sandbox any more
-    job_id, name, attempt, token, timeout, result_max, arguments = protocol.unpack(frame[1:])
-    started = time.monotonic()
-    task = registry.get(name)
-    report = _reporter() if task.options.progress else None
-    context.enter(context.CurrentJob(job_id, name, attempt, token, timeout, started + timeout, report))
+    fields = loads(frame)
+    _, name, _, _, _, result_max, arguments = fields
+    context.entered.append(partial(_current_job, fields, time.monotonic()))
     os.write(JOB, protocol.READY)
     try:
-        args, kwargs = decode_arguments(_receive_arguments() if arguments is None else arguments)
-        value = _run(task, args, kwargs)
-        _send_value(value, result_max)
+        if arguments is None or len(arguments) > SKIM_ABOVE:
+            args, kwargs = decode_arguments(arguments or _receive_arguments())
+        else:
+            args, kwargs = _unpack(arguments)
+        function = plain_tasks.get(name)
+        value = _run(name, args, kwargs) if function is None else function(*args, **kwargs)
+        try:
+            data = pack(value)
+        except Exception:  # rarer types, or what cannot be carried at all
+            data = _encode(value)
+        if len(data) <= result_max and len(data) <= protocol.INLINE_MAX:
+            os.write(JOB, protocol.VALUE + data)
+        else:
+            _send_large(data, result_max)
     except DecodeError as exc:
         os.write(JOB, protocol.pack(protocol.REFUSED, str(exc)[:2000]))
     except SystemExit as exc:
@@ -102,6 +122,22 @@ def _serve() -> None:
     except BaseException as exc:  # whatever a task raises is its answer
         _send_error(exc)
     _leave(0)
+
+
+def _unpack(arguments: bytes) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        args, kwargs = unpackb(arguments, **READING)
+    except Exception as exc:
+        raise DecodeError(f"not arguments that this codec can read: {exc}") from None
+    if type(args) is not list or type(kwargs) is not dict:
+        raise DecodeError("a job's body holds an array and a map, in this order")
+    return args, kwargs
+
+
+def _current_job(fields: tuple[Any, ...], started: float) -> context.CurrentJob:
+    job_id, name, attempt, token, timeout, _, _ = fields
+    report = _reporter() if registry.get(name).options.progress else None
+    return context.CurrentJob(job_id, name, attempt, token, timeout, started + timeout, report)
 
 
 def _receive_arguments() -> bytes:
@@ -112,7 +148,8 @@ def _receive_arguments() -> bytes:
         return file.read()
 
 
-def _run(task: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _run(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    task = registry.get(name)
     args, kwargs = task.plan.arguments(args, kwargs)
     if not task.is_async:
         return task.function(*args, **kwargs)
@@ -121,26 +158,23 @@ def _run(task: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return asyncio.run(task.function(*args, **kwargs))
 
 
-def _send_value(value: Any, result_max: int) -> None:
+def _encode(value: Any) -> bytes:
     try:
-        data = encode(value, "result")
+        return encode(value, "result")
     except InvalidArguments as exc:
         exc.args = (f"the task's value cannot be carried: {exc}",)
         raise exc.with_traceback(None) from None
+
+
+def _send_large(data: bytes, result_max: int) -> None:
     if len(data) > result_max:
         os.write(JOB, protocol.pack(protocol.TOO_LARGE, len(data)))
-    elif len(data) <= protocol.INLINE_MAX:
-        os.write(JOB, protocol.VALUE + data)
-    else:
-        _send_memfd(data)
-
-
-def _send_memfd(data: bytes) -> None:
+        return
     memfd = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:
         view = view[os.write(memfd, view) :]
-    fcntl.fcntl(memfd, kernel.F_ADD_SEALS, kernel.SEALED)
+    fcntl(memfd, kernel.F_ADD_SEALS, kernel.SEALED)
     with socket.socket(fileno=os.dup(JOB)) as channel:
         protocol.send(channel, protocol.VALUE_FD, [memfd])
 
@@ -193,5 +227,4 @@ def _leave(code: int) -> NoReturn:
         sys.stderr.flush()
     except Exception:  # noqa: S110 - a closed or replaced stream: what it held is lost
         pass
-    kernel.flush_c_streams()
     os._exit(code)

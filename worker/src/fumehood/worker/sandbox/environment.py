@@ -11,6 +11,10 @@ ALLOWED = (
     "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "*_NUM_THREADS",
 )  # fmt: skip
 
+#: Has the loader resolve every C function at once: resolved lazily, a function would be looked up
+#: anew in each sandbox that is the first to call it. The zygote takes it out of its environment.
+BIND_NOW = "LD_BIND_NOW"
+
 # Pools of threads started at import do not survive a fork, and 32 threads in each of 32 sandboxes
 # serve nobody.
 _ONE_THREAD = (
@@ -27,4 +31,4 @@ def allowed(environ: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, 
         for name, value in environ.items()
         if not name.startswith("FUMEHOOD_") and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
-    return dict.fromkeys(_ONE_THREAD, "1") | kept
+    return dict.fromkeys(_ONE_THREAD, "1") | kept | {BIND_NOW: "1"}

@@ -15,8 +15,8 @@ import struct
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
-_fflush = _libc.fflush
-_fflush.argtypes = [ctypes.c_void_p]
+_libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t]
+_IONBF = 2
 
 PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36
 F_SETSIG = 10
@@ -43,9 +43,10 @@ def become_subreaper() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def flush_c_streams() -> None:
-    """Write out what C code left in its stdio buffers."""
-    _fflush(None)
+def unbuffer_c_streams() -> None:
+    """Have C code's stdio write at once: what a killed process held in a buffer would be lost."""
+    for name in ("stdout", "stderr"):
+        _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, name), None, _IONBF, 0)
 
 
 _PIDFD_INFO = struct.Struct("=QQ11Ii")  # mask, cgroup, eleven ids, exit code; Linux 6.13

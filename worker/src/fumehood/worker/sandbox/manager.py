@@ -235,7 +235,7 @@ class SandboxManager:
                 return
             self._fork(self._zygote)
             if self._config.ctx == "spawn":
-                self._zygote = None  # each sandbox has an interpreter of its own
+                self._zygote = None  # each sandbox has an interpreter of its own, used up by it
 
     def _fork(self, zygote: ZygoteProcess) -> None:
         sandbox = SandboxProcess(next(self._serials), self._seat(), self._around)
@@ -256,6 +256,8 @@ class SandboxManager:
 
     def _on_end(self, sandbox: SandboxProcess) -> None:
         """A sandbox has ended, and nothing of it is left: its seat is free."""
+        if self._config.ctx == "spawn":
+            self._let_go_of_idle_zygotes()
         ran = sandbox in self._running
         self._running.discard(sandbox)
         self._forking.discard(sandbox)
@@ -331,6 +333,13 @@ class SandboxManager:
         else:
             self._starting.clear()
             self._adopt(zygote)
+
+    def _let_go_of_idle_zygotes(self) -> None:
+        for zygote in [z for z in self._zygotes if not z.sandboxes and z is not self._zygote]:
+            if zygote.greeted:
+                self._zygotes.discard(zygote)
+                zygote.close()
+                self._around.loop.run_in_executor(None, zygote.reap, _STOP_MAX)
 
     def _on_zygote_lost(self, zygote: ZygoteProcess) -> None:
         self._zygotes.discard(zygote)

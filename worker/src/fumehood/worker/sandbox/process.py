@@ -131,9 +131,9 @@ class SandboxProcess:
         self._stdout.keep = self._stderr.keep = job.output_max
         self._given_at = time.monotonic()
         self._timer = self._around.loop.call_later(_START_MAX, self.kill, KillReason.START)
-        inline = len(job.arguments) <= protocol.INLINE_MAX
-        frame = protocol.pack(
-            protocol.JOB, job.job_id, job.task, job.attempt, job.token, job.timeout, job.result_max,
+        inline = len(job.arguments) <= protocol.ARGUMENTS_MAX
+        frame = protocol.pack_job(
+            job.job_id, job.task, job.attempt, job.token, job.timeout, job.result_max,
             job.arguments if inline else None,
         )  # fmt: skip
         with contextlib.suppress(OSError):  # it died while parked: its exit is on the way

@@ -8,6 +8,7 @@ content from it, never a verdict.
 from __future__ import annotations
 
 import array
+import marshal
 import os
 import socket
 from typing import Any
@@ -17,6 +18,9 @@ import msgpack
 # Larger payloads travel in a sealed memfd: a SEQPACKET message has to fit the socket's buffer.
 INLINE_MAX = 64 << 10
 FRAME_MAX = INLINE_MAX + 4096
+# Arguments inline in a job frame: a sandbox reads it into fresh memory, and each fresh page costs.
+ARGUMENTS_MAX = 6 << 10
+JOB_MAX = 8 << 10
 
 # Control socket, manager to zygote: [code, ...]
 START, SEAT, FORK = 0, 1, 2
@@ -24,7 +28,7 @@ START, SEAT, FORK = 0, 1, 2
 HELLO, HELLO_FAILED, FORKED, FORK_FAILED, EXITED = 10, 11, 12, 13, 14
 
 # Job socket: the first byte of a frame.
-JOB = b"J"  # manager: [id, task, attempt, token, timeout, result limit, arguments or None]
+# A job comes first, marshalled: (id, task, attempt, token, timeout, result limit, arguments or None)
 ARGUMENTS = b"A"  # manager: the arguments are in the memfd that comes along
 READY = b"R"  # sandbox: the task's code is about to start
 VALUE = b"V"  # sandbox: the encoded value
@@ -54,6 +58,11 @@ def unpack(data: bytes | memoryview) -> list[Any]:
     if not isinstance(parts, list):
         raise ValueError("a frame holds an array")
     return parts
+
+
+def pack_job(*fields: Any) -> bytes:
+    """A job frame. ``marshal`` is for two processes of one interpreter, and cheap in a fresh child."""
+    return marshal.dumps(fields)
 
 
 def send(sock: socket.socket, frame: bytes, fds: list[int] = _NO_FDS) -> None:

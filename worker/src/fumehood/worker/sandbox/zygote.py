@@ -22,13 +22,18 @@ from typing import Any, NoReturn
 
 from fumehood.common.task import registry
 from fumehood.worker.sandbox import child, kernel, killer, protocol
+from fumehood.worker.sandbox.environment import BIND_NOW
 
 _LOW_FDS = 10  # sandboxes place their own descriptors below this number
 _TEXT_MAX = 32 << 10
 
+#: True while task modules are imported: what they call at import must not start sandboxes again.
+importing = False
+
 
 def main(control_fd: int) -> NoReturn:
     """Serve the manager on ``control_fd`` until it closes."""
+    os.environ.pop(BIND_NOW, None)
     _reset_signals()
     _reserve_low_descriptors()
     os.set_inheritable(control_fd, False)
@@ -102,6 +107,8 @@ class Zygote:
 
     def _import(self, modules: list[str]) -> list[str]:
         """Import the task modules; what they did that a forking process should not do."""
+        global importing
+        importing = True
         warnings: list[str] = []
         threads = _thread_count()
         for name in modules:
@@ -118,15 +125,17 @@ class Zygote:
                     "fork stay locked in every sandbox; start threads inside the task"
                 )
             threads = now
+        importing = False
         return warnings
 
     def _prepare_tasks(self) -> None:
         """Pay before forking for what every sandbox would pay after it."""
         for name in registry.names():
             task = registry.get(name)
-            _ = task.plan
             if task.is_async:
                 importlib.import_module("asyncio")
+            elif task.plan.is_empty:
+                child.plain_tasks[name] = task.function
 
     # --- serving ----------------------------------------------------------------------------
 
@@ -225,3 +234,4 @@ def _write_lines_at_once() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    kernel.unbuffer_c_streams()

@@ -61,6 +61,11 @@ class ZygoteProcess:
         """Whether it can still be asked for sandboxes."""
         return self._control.fileno() >= 0
 
+    @property
+    def greeted(self) -> bool:
+        """Whether it has told how importing the modules went."""
+        return self._hello.done()
+
     def _greet(self, config: ZygoteConfig) -> None:
         start = {
             "name": "fumehood-zygote",
