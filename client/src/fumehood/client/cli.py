@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fumehood.client.client import Client
-from fumehood.client.handle import JobHandle
-from fumehood.client.lookup import find_task
 from fumehood.client.render import FALLBACKS, as_json
-from fumehood.common.errors import (
-    BrokerUnavailable,
-    ClientClosed,
-    ConfigurationError,
-    FumehoodError,
-    JobError,
-    QueueFull,
-    UnknownQueue,
-)
-from fumehood.common.settings import Settings, load_settings
-from fumehood.common.task import Call
+from fumehood.common import console, exit_codes
+from fumehood.common.errors import ConfigurationError
 
-USAGE: Final = 2  # arguments, settings, imports
-BROKER: Final = 3  # it cannot be reached, or refused the job
-JOB: Final = 4  # the job did not succeed
-PATIENCE: Final = 5  # no outcome within --wait-timeout
+# What takes long to import is imported by the command itself: the help of all commands reads this.
+if TYPE_CHECKING:
+    from fumehood.client.handle import JobHandle
+    from fumehood.common.settings import Settings
+    from fumehood.common.task import Call
 
-_CODES = (
-    f"Exit codes: 0 done; {USAGE} wrong usage, settings, or a task that cannot be imported; "
-    f"{BROKER} the broker cannot be reached or refused the job; {JOB} the job did not succeed; "
-    f"{PATIENCE} no outcome within --wait-timeout."
+_EPILOG = console.epilog(
+    "fumehood enqueue app.tasks.add 2 3 --timeout 5 --wait",
+    exit_codes.describe(*exit_codes.MEANINGS),
+    FALLBACKS,
 )
-_EXAMPLE = "Example: fumehood enqueue app.tasks.add 2 3 --timeout 5 --wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +40,7 @@ class Order:
 
 def register(app: typer.Typer) -> None:
     """Add the command ``enqueue``."""
-    app.command(epilog=f"{_CODES}\n\n{FALLBACKS}\n\n{_EXAMPLE}")(enqueue)
+    app.command(epilog=_EPILOG)(enqueue)
 
 
 def enqueue(
@@ -82,33 +69,28 @@ def enqueue(
     wait_timeout: Annotated[
         float | None, typer.Option(help="Seconds to wait at most; implies --wait.")
     ] = None,
-    broker: Annotated[
-        str | None, typer.Option(envvar="FUMEHOOD_BROKER_URL", help="URL of the broker.")
-    ] = None,
-    settings: Annotated[
-        str | None,
-        typer.Option(envvar="FUMEHOOD_SETTINGS", help="Settings of your own, module:Class."),
-    ] = None,
-    as_object: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    broker: console.BrokerUrl = None,
+    settings: console.SettingsSpec = None,
+    as_object: console.AsJson = False,
 ) -> None:
-    """Enqueue one job and print its id, or with --wait its value as JSON."""
-    try:
+    """Enqueue one job; with --wait, print its value.
+
+    Without --wait the job's id is printed.
+    """
+    with console.one_line_errors("enqueue"):
+        from fumehood.client.lookup import find_task
+        from fumehood.common.settings import load_settings
+
         found = find_task(task)
         call = found.bind(tuple(map(_value, args or ())), _named(kwargs, arg or ()))
         options = {"timeout": timeout, "expires": expires, "queue": queue, "job_id": job_id}
         order = Order(call, options, wait or wait_timeout is not None, wait_timeout, as_object)
         asyncio.run(_carry_out(order, load_settings(settings, broker_url=broker)))
-    except (BrokerUnavailable, QueueFull, UnknownQueue, ClientClosed) as cause:
-        _fail(cause, BROKER)
-    except JobError as cause:
-        _fail(cause, JOB)
-    except TimeoutError as cause:
-        _fail(cause, PATIENCE)
-    except FumehoodError as cause:
-        _fail(cause, USAGE)
 
 
 async def _carry_out(order: Order, settings: Settings) -> None:
+    from fumehood.client.client import Client
+
     async with Client(settings=settings) as client:
         handle = await client.enqueue(order.call, reply=order.wait, **order.options)
         if not order.wait:
@@ -153,10 +135,3 @@ def _named(kwargs: str, pairs: Iterable[str]) -> dict[str, Any]:
             raise ConfigurationError(f"--arg must be NAME=VALUE, not {pair!r}")
         found[name] = _value(text)
     return found
-
-
-def _fail(cause: Exception, code: int) -> NoReturn:
-    """One line on stderr, and out."""
-    text = " ".join(str(cause).split()) or type(cause).__name__
-    sys.stderr.write(f"fumehood enqueue: {text}\n")
-    raise typer.Exit(code) from None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fumehood.common.console import see_current_folder
 from fumehood.common.errors import ConfigurationError
 from fumehood.common.task import Task, registry
 
@@ -18,9 +17,7 @@ def find_task(name: str) -> Task[..., Any]:
     Found by its registered name, else as the attribute that the dotted name leads to. Raises
     ``ConfigurationError``, which says what was not found.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    see_current_folder()
     module, path = _import_longest(name)
     if name in registry:
         return registry.get(name)
