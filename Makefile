@@ -21,7 +21,7 @@ STAMPS := $(VENV)/.stamps
 # uv_build looks for its program on PATH.
 PIP := PATH="$(abspath $(BIN)):$$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 $(BIN)/python -m pip --quiet
 MANIFESTS := pyproject.toml $(PARTS:%=%/pyproject.toml)
-CHECKED := $(wildcard $(PARTS) tests tools benchmarks examples)
+CHECKED := $(wildcard $(PARTS) src tests tools benchmarks examples)
 
 .PHONY: help
 help: ## list the targets

@@ -35,7 +35,7 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def sizes(root: Path) -> Iterator[Size]:
-    for path in sorted(root.glob("*/src/**/*.py")):
+    for path in sorted({*root.glob("src/**/*.py"), *root.glob("*/src/**/*.py")}):
         source = path.read_text(encoding="utf-8")
         where = path.relative_to(root).as_posix()
         yield Size(where, len(source.splitlines()), FILE_AIM, FILE_LIMIT)

@@ -120,11 +120,12 @@ def test_a_wheel_holds_its_part_only(wheels: dict[str, Path], part: str) -> None
     assert [name for name in files if not name.startswith(inside)] == []
 
 
-def test_the_root_wheel_holds_metadata_only(wheels: dict[str, Path]) -> None:
+def test_the_root_wheel_holds_the_demonstration_only(wheels: dict[str, Path]) -> None:
     with zipfile.ZipFile(wheels["fumehood"]) as archive:
-        assert {name.partition("/")[0] for name in archive.namelist()} == {
-            "fumehood-0.1.0.dist-info"
-        }
+        files = [name for name in archive.namelist() if not name.endswith("/")]
+    assert "fumehood/demo/py.typed" in files
+    inside = ("fumehood/demo/", "fumehood-0.1.0.dist-info/")
+    assert [name for name in files if not name.startswith(inside)] == []
     assert {r.name for r in requirements(wheels["fumehood"])} == {f"fumehood-{p}" for p in PARTS}
 
 

@@ -18,22 +18,25 @@ ALLOWED = {
     "client": {"common", "broker"},
     "worker": {"common", "broker"},
     "dashboard": {"common", "broker", "client"},
+    "demo": set(PARTS),
 }
-FORBIDDEN = [(a, b) for a in PARTS for b in PARTS if a != b and b not in ALLOWED[a]]
+FORBIDDEN = [(a, b) for a in ALLOWED for b in ALLOWED if a != b and b not in ALLOWED[a]]
+# The demonstration lies in the root distribution.
+SOURCES = {part: f"{part}/src" for part in PARTS} | {"demo": "src"}
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 
 def lint(root: Path, importer: str, imported: str) -> subprocess.CompletedProcess[str]:
     shutil.copy(ROOT / "pyproject.toml", root)
-    for part in PARTS:
-        package = root / part / "src/fumehood" / part
+    for part, source in SOURCES.items():
+        package = root / source / "fumehood" / part
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
     statement = f"def late() -> None:\n    import fumehood.{imported}\n"
-    (root / importer / "src/fumehood" / importer / "planted.py").write_text(statement)
+    (root / SOURCES[importer] / "fumehood" / importer / "planted.py").write_text(statement)
     # -S leaves out the editable installs, whose real packages would join the namespace.
     third_party = [path for path in sys.path if path.endswith("site-packages")]
-    paths = [*(str(root / part / "src") for part in PARTS), *third_party]
+    paths = [*(str(root / source) for source in SOURCES.values()), *third_party]
     return subprocess.run(
         [sys.executable, "-S", "-c", LINT, "--no-cache"],
         cwd=root,
@@ -51,7 +54,11 @@ def test_a_planted_import_is_rejected(tmp_path: Path, importer: str, imported: s
     assert f"fumehood.{importer}.planted -> fumehood.{imported}" in result.stdout
 
 
-@pytest.mark.parametrize("importer", [part for part in PARTS if ALLOWED[part]])
-def test_an_import_of_a_lower_layer_passes(tmp_path: Path, importer: str) -> None:
-    result = lint(tmp_path, importer, "common")
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [(part, "common") for part in ALLOWED if ALLOWED[part]]
+    + [("demo", "client"), ("demo", "worker"), ("demo", "dashboard")],
+)
+def test_an_import_of_a_lower_layer_passes(tmp_path: Path, importer: str, imported: str) -> None:
+    result = lint(tmp_path, importer, imported)
     assert result.returncode == 0, result.stdout + result.stderr

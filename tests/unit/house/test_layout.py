@@ -47,6 +47,14 @@ def test_the_namespace_belongs_to_no_part(part: str) -> None:
     assert found == {part}
 
 
+def test_the_root_adds_the_demonstration_only() -> None:
+    found = {path.name for path in (ROOT / "src").iterdir()}
+    assert found == {"fumehood"}
+    inside = {path.name for path in (ROOT / "src/fumehood").iterdir()} - {"__pycache__"}
+    assert inside == {"demo"}
+    assert (ROOT / "src/fumehood/demo/py.typed").is_file()
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_is_typed_and_described(part: str) -> None:
     assert (ROOT / part / "src/fumehood" / part / "py.typed").is_file()

@@ -1,0 +1,1 @@
+"""``fumehood demo``: jobs that misbehave, and real work, on a node that needs no broker."""
