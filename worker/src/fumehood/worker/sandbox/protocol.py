@@ -41,15 +41,29 @@ SETUP_FAILED = b"S"  # sandbox: [stage, errno, text], before READY only
 
 RESULTS = frozenset((VALUE, VALUE_FD, ERROR, TOO_LARGE, REFUSED))
 
+# Control frames are marshalled tuples, (code, ...); but for START, which is the first.
+CONTROL_MAX = 256
+
+# Plain numbers: the enumerations of ``socket`` make each test of a flag a chain of calls.
+CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _FD_SIZE = array.array("i").itemsize
+_FD_SPACE = tuple(socket.CMSG_SPACE(count * _FD_SIZE) for count in range(4))
+THREE_FDS = _FD_SPACE[3]
 _NO_FDS: list[int] = []
 
 
 def pack(code: int | bytes, *parts: Any) -> bytes:
-    """A frame: a control frame for a number, a job frame for a letter."""
+    """A frame of a job socket for a letter, of the control socket for a number."""
     if isinstance(code, bytes):
         return code + (msgpack.packb(list(parts)) if parts else b"")
-    return bytes(msgpack.packb([code, *parts]))
+    return marshal.dumps((code, *parts))
+
+
+def unpack_control(frame: bytes | memoryview) -> tuple[Any, ...]:
+    """The parts of a control frame. Both ends run one interpreter, which ``marshal`` requires."""
+    parts: tuple[Any, ...] = marshal.loads(frame)  # noqa: S302 - from a process of our own
+    return parts
 
 
 def unpack(data: bytes | memoryview) -> list[Any]:
@@ -79,10 +93,10 @@ def receive(sock: socket.socket, buffer: bytearray, max_fds: int) -> tuple[memor
     More descriptors than ``max_fds``, or a frame larger than the buffer, is a ``ValueError``; the
     kernel has then closed what did not fit.
     """
-    space = socket.CMSG_SPACE(max_fds * _FD_SIZE) if max_fds else 0
-    size, ancillary, flags, _ = sock.recvmsg_into([buffer], space, socket.MSG_CMSG_CLOEXEC)
-    fds = _descriptors(ancillary)
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    space = _FD_SPACE[max_fds]
+    size, ancillary, flags, _ = sock.recvmsg_into((buffer,), space, CLOEXEC)
+    fds = _descriptors(ancillary) if ancillary else []
+    if flags & _CUT_OFF:
         for fd in fds:
             os.close(fd)
         raise ValueError("a frame is larger than its bound, or carries descriptors that it may not")

@@ -18,6 +18,8 @@ import socket
 import sys
 import time
 import traceback
+from marshal import dumps, loads
+from struct import pack, unpack_from
 from typing import Any, NoReturn
 
 from fumehood.common.task import registry
@@ -26,6 +28,7 @@ from fumehood.worker.sandbox.environment import BIND_NOW
 
 _LOW_FDS = 10  # sandboxes place their own descriptors below this number
 _TEXT_MAX = 32 << 10
+_IDLE_MS = 1000  # milliseconds without a request until orphans are looked for
 
 #: True while task modules are imported: what they call at import must not start sandboxes again.
 importing = False
@@ -60,7 +63,6 @@ class Zygote:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._buffer = bytearray(protocol.FRAME_MAX)
         self._seats: dict[int, tuple[int, int, int]] = {}  # diag, lifeline, cgroup.procs or -1
         self._children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, serial)
         self._poll = select.poll()
@@ -71,16 +73,20 @@ class Zygote:
     def serve(self) -> NoReturn:
         """Set up by the START frame, then fork and reap for ever."""
         try:
-            frame, fds = protocol.receive(self._control, self._buffer, max_fds=2)
+            frame, fds = protocol.receive(self._control, bytearray(protocol.FRAME_MAX), max_fds=2)
             if not frame:
                 os._exit(0)
-            self._start(protocol.unpack(frame)[1], fds)
+            self._start(protocol.unpack_control(frame)[1], fds)
+            control = self._control.fileno()
             while True:
-                for fd, _ in self._poll.poll():
-                    if fd == self._control.fileno():
+                ready = self._poll.poll(_IDLE_MS)
+                for fd, _ in ready:
+                    if fd == control:
                         self._on_request()
                     elif fd in self._children:
                         self._on_exit(fd)
+                if not ready:
+                    self._reap_orphans()
         except (ConnectionError, KeyboardInterrupt):
             self._end()
 
@@ -139,18 +145,22 @@ class Zygote:
 
     # --- serving ----------------------------------------------------------------------------
 
+    # After each fork, all that this process touches is copied page by page, as in a sandbox: here,
+    # too, the common path makes few calls and few objects.
+
     def _on_request(self) -> None:
-        frame, fds = protocol.receive(self._control, self._buffer, max_fds=3)
+        frame, ancillary, _, _ = self._control.recvmsg(
+            protocol.CONTROL_MAX, protocol.THREE_FDS, protocol.CLOEXEC
+        )
         if not frame:
             self._end()
-        code, *parts = protocol.unpack(frame)
-        if code == protocol.FORK:
-            self._fork(parts[0], parts[1], fds)
-        elif code == protocol.SEAT:
-            self._seats[parts[0]] = (fds[0], fds[1], fds[2] if len(fds) > 2 else -1)
-
-    def _fork(self, serial: int, seat: int, fds: list[int]) -> None:
-        job, stdout, stderr = fds
+        code, serial, seat = loads(frame)
+        fds = ancillary[0][2]
+        if code == protocol.SEAT:
+            procs = unpack_from("i", fds, 8)[0] if len(fds) > 8 else -1
+            self._seats[seat] = (*unpack_from("2i", fds), procs)
+            return
+        job, stdout, stderr = unpack_from("3i", fds)
         diag, lifeline, procs = self._seats[seat]
         try:
             pid = os.fork()
@@ -162,7 +172,8 @@ class Zygote:
             pidfd = os.pidfd_open(pid)
             self._children[pidfd] = (pid, serial)
             self._poll.register(pidfd, select.POLLIN)
-            self._send(protocol.FORKED, serial, pid, fds=[pidfd])
+            answer = dumps((protocol.FORKED, serial, pid))
+            self._control.sendmsg((answer,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, pack("i", pidfd)),))
         os.close(job)
         os.close(stdout)
         os.close(stderr)
@@ -175,12 +186,17 @@ class Zygote:
         leaked = 0
         if self._kill_all is None:
             leaked = killer.kill_strays({pid for pid, _ in self._children.values()})
-        else:
-            _reap_orphans(self._children)
-        self._send(protocol.EXITED, serial, status, usage.ru_utime + usage.ru_stime, leaked)
+        cpu = usage.ru_utime + usage.ru_stime
+        self._control.send(dumps((protocol.EXITED, serial, status, cpu, leaked)))
+
+    def _reap_orphans(self) -> None:
+        """Reap what the cgroup's kill left to this subreaper, and nothing that has its own pidfd."""
+        own = {pid for pid, _ in self._children.values()}
+        for pid in killer.children_of(os.getpid()) - own:
+            os.waitpid(pid, os.WNOHANG)
 
     def _send(self, code: int, *parts: Any, fds: list[int] | None = None) -> None:
-        protocol.send(self._control, protocol.pack(code, *parts), fds or [])
+        protocol.send(self._control, dumps((code, *parts)), fds or [])
 
     def _end(self) -> NoReturn:
         """The manager is gone: no process may outlive it."""
@@ -203,19 +219,6 @@ def select_ready(pidfds: dict[int, tuple[int, int]]) -> list[tuple[int, int]]:
     for fd in pidfds:
         poll.register(fd, select.POLLIN)
     return poll.poll(100)
-
-
-def _reap_orphans(children: dict[int, tuple[int, int]]) -> None:
-    """Reap what the cgroup's kill left to this subreaper, and nothing that has its own pidfd."""
-    own = {pid for pid, _ in children.values()}
-    while True:
-        try:
-            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if info is None or info.si_pid in own:
-            return  # the next exit of a sandbox comes back here
-        os.waitpid(info.si_pid, 0)
 
 
 def _catch_crashes() -> None:

@@ -104,7 +104,7 @@ class ZygoteProcess:
             sandbox.close_their_fds()
 
     def _introduce(self, seat: Seat) -> None:
-        protocol.send(self._control, protocol.pack(protocol.SEAT, seat.number), seat.fds())
+        protocol.send(self._control, protocol.pack(protocol.SEAT, 0, seat.number), seat.fds())
         self._seats.add(seat.number)
 
     def _on_frame(self) -> None:
@@ -118,7 +118,7 @@ class ZygoteProcess:
         if not frame:
             self._lose()
             return
-        code, *parts = protocol.unpack(frame)
+        code, *parts = protocol.unpack_control(frame)
         self._dispatch(code, parts, fds)
 
     def _dispatch(self, code: int, parts: list[Any], fds: list[int]) -> None:
