@@ -11,7 +11,6 @@ import importlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 from fumehood.common import context
@@ -102,8 +101,8 @@ class InlineRunner:
             timeout=job.timeout,
             result_max=job.result_max,
         )
-        return replace(
-            decide(facts),
+        return decide(
+            facts,
             job_id=job.job_id,
             task=job.task,
             attempt=job.attempt,

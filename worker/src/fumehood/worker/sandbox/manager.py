@@ -171,9 +171,8 @@ class SandboxManager:
                 Status.START_FAILED, job.job_id, job.task, Blame.INFRA, str(exc), stage="fork", attempt=job.attempt
             )
         self._running.add(sandbox)
-        outcome = sandbox.start(job)
         try:
-            return await asyncio.shield(outcome)
+            return await sandbox.start(job)
         except asyncio.CancelledError:
             sandbox.kill(KillReason.CANCELLED)
             raise

@@ -37,15 +37,13 @@ def make_job(
     """A call as a job of this process. Raises ``InvalidArguments``, ``PayloadTooLarge``."""
     options = call.task.options
     seconds = timeout if timeout is not None else options.timeout or settings.sandbox_default_timeout
-    bounds = (limits or Limits()).tightened(options.limits).tightened(settings.limits)
-    assert isinstance(bounds.result, int) and isinstance(bounds.output, int)
     return Job(
         job_id=job_id,
         task=call.task.name,
         arguments=encode_arguments(call, settings.max_arguments),
         timeout=check_timeout(seconds, settings.max_timeout),
-        result_max=bounds.result,
-        output_max=bounds.output,
+        result_max=smallest(settings.max_result, options.limits.result, limits and limits.result),
+        output_max=smallest(settings.max_output, options.limits.output, limits and limits.output),
         on_progress=on_progress,
     )
 
@@ -56,3 +54,8 @@ def refuse_untrusted(profile: Profile) -> None:
         raise ConfigurationError(
             "profile 'untrusted' cannot be enforced by this version: run only code that you trust not to attack"
         )
+
+
+def smallest(cap: int, *bounds: int | str | None) -> int:
+    """The smallest of the bounds that are set; ``Limits`` has made numbers of them."""
+    return min((cap, *(bound for bound in bounds if isinstance(bound, int))))

@@ -28,8 +28,12 @@ class Poller:
         self._callbacks[fd] = callback
         self._epoll.register(fd, events)
 
+    def forget(self, fd: int) -> None:
+        """Stop watching ``fd``, which is closed next: the kernel drops what is closed by itself."""
+        self._callbacks.pop(fd, None)
+
     def remove(self, fd: int) -> None:
-        """Stop watching ``fd``; call this before closing it. Unknown descriptors are ignored."""
+        """Stop watching ``fd``, which stays open. Unknown descriptors are ignored."""
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fumehood.common.codec import decode
 from fumehood.common.errors import DecodeError
@@ -32,7 +32,7 @@ _DUMP_MAX = 0.012  # seconds; a stack not begun by then is given up, for the kil
 _GONE_MAX = 2.0  # seconds from the kill to an outcome, even if something is unkillable
 _START_MAX = 10.0  # seconds from dispatch to READY
 _ASK_STEP, _ASK_TIMES = 0.002, 25  # seconds and times that the kernel is asked for a lost status
-_FRAMES_PER_TURN = 32  # read from one sandbox before others get their turn
+_LAST_FRAMES = 400  # that a socket's buffer can hold at a sandbox's end: progress, and one result
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class SandboxProcess:
     # --- running ----------------------------------------------------------------------------
 
     def start(self, job: Job) -> asyncio.Future[Outcome]:
-        """Hand over the job. The future gets its outcome; the caller may cancel neither."""
+        """Hand over the job. The future gets its outcome; cancelling it ends nothing but the wait."""
         self.job = job
         self.outcome = self._around.loop.create_future()
         self._stdout.keep = self._stderr.keep = job.output_max
@@ -157,27 +157,31 @@ class SandboxProcess:
         if not capture.read():
             self._around.poller.remove(capture.fd)
 
-    def _on_frames(self) -> None:
-        """Read what the sandbox sent; anything that an honest one does not send ends it."""
-        for _ in range(_FRAMES_PER_TURN):
-            fds: list[int] = []
-            try:
-                frame, fds = protocol.receive(self._channel, self._around.buffer, max_fds=1)
-                if not frame:
-                    self._close_channel()
-                    return
+    def _on_frames(self) -> bool:
+        """Read one frame; False at the end. What an honest sandbox does not send ends it."""
+        fds: list[int] = []
+        try:
+            frame, fds = protocol.receive(self._channel, self._around.buffer, max_fds=1)
+            if frame:
                 self._on_frame(bytes(frame[:1]), frame[1:], fds)
-            except BlockingIOError:
+                return True
+            self._close_channel()
+        except BlockingIOError:
+            pass
+        except (ValueError, DecodeError) as exc:
+            self._break_off(str(exc))
+        except OSError:
+            self._close_channel()
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return False
+
+    def _read_last_frames(self) -> None:
+        for _ in range(_LAST_FRAMES):
+            if not self._on_frames():
                 return
-            except (ValueError, DecodeError) as exc:
-                self._break_off(str(exc))
-                return
-            except OSError:
-                self._close_channel()
-                return
-            finally:
-                for fd in fds:
-                    os.close(fd)
+        self._break_off("more frames at its end than a sandbox has to send")
 
     def _on_frame(self, kind: bytes, body: memoryview, fds: list[int]) -> None:
         if kind == protocol.SETUP_FAILED and not self._ready_at:
@@ -304,7 +308,7 @@ class SandboxProcess:
         """The process has ended. The attempt has when nothing that it started is left."""
         self._exited, self._wait_status, self._cpu = True, status, cpu
         self._leaked += leaked
-        self._on_frames()  # a last frame may still lie in the socket
+        self._read_last_frames()
         leaf = self.seat.leaf
         if leaf is None or not leaf.populated():
             self._finish()
@@ -335,6 +339,8 @@ class SandboxProcess:
 
     def _judge(self) -> Outcome:
         assert self.job is not None
+        now = time.monotonic()
+        ready_at = self._ready_at or now
         facts = Facts(
             ready=bool(self._ready_at),
             result=self._result,
@@ -346,10 +352,8 @@ class SandboxProcess:
             timeout=self.job.timeout,
             result_max=self.job.result_max,
         )
-        now = time.monotonic()
-        ready_at = self._ready_at or now
-        return replace(
-            verdict.decide(facts),
+        return verdict.decide(
+            facts,
             job_id=self.job.job_id,
             task=self.job.task,
             attempt=self.job.attempt,
@@ -380,16 +384,16 @@ class SandboxProcess:
 
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
-            self._around.poller.remove(self._channel.fileno())
+            self._around.poller.forget(self._channel.fileno())
             self._channel.close()
 
     def _close(self) -> None:
         self.close_their_fds()
         self._close_channel()
         for capture in (self._stdout, self._stderr):
-            self._around.poller.remove(capture.fd)
+            self._around.poller.forget(capture.fd)
             os.close(capture.fd)
         if self._pidfd >= 0:
-            self._around.poller.remove(self._pidfd)
+            self._around.poller.forget(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
