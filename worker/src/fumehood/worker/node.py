@@ -1,7 +1,7 @@
 """A node: one broker connection, one runner, and the jobs in between.
 
 1. Start: get sandboxes ready, then connect, then consume. No job is taken that could not be run.
-2. Serve: each delivery becomes a task of its own; prefetch is the number of slots.
+2. Serve: each delivery becomes a task of its own; each queue's prefetch is the number of slots.
 3. Drain: take no more, give back what has not begun, let the rest finish until a deadline.
 4. Stop: end what is left, give it back, leave no process behind.
 """
@@ -26,29 +26,37 @@ from fumehood.worker.inline import LOST, InlineRunner
 from fumehood.worker.runner import Runner
 from fumehood.worker.sandbox.manager import SandboxManager
 from fumehood.worker.sandbox.options import manager_config
-from fumehood.worker.sandbox.verdict import KillReason
 
 log = logging.getLogger("fumehood.worker")
+
+_END_STEP = 0.05  # seconds until jobs that have not ended are told to once more
 
 
 class Node:
     """Everything that one worker process supervises. Belongs to one event loop."""
 
     def __init__(
-        self, broker: Broker, modules: Sequence[str], queues: Sequence[str], slots: int, settings: Settings
+        self,
+        broker: Broker,
+        modules: Sequence[str],
+        queues: Sequence[str],
+        slots: int,
+        settings: Settings,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._broker = broker
         self._queues = list(dict.fromkeys(queues))
         self._slots = slots
-        self._modules = modules
+        self._modules = [*modules, "fumehood.worker.profiles"]
         self._settings = settings
         self.runner: Runner = self._make_runner()
         self._fallback = self._make_fallback()
-        self._executor = Executor(broker, self.runner, settings, self.name, self._fallback)
-        self._subscriptions: list[Subscription] = []
+        self._executor = Executor(
+            broker, self.runner, settings, self.name, slots=slots, fallback=self._fallback
+        )
+        self._consumers: list[Subscription] = []
         self._jobs: set[asyncio.Task[None]] = set()
-        self._stopped = False
+        self._stopping: asyncio.Task[None] | None = None
 
     def _make_runner(self) -> Runner:
         if not self._settings.sandbox_enabled:
@@ -73,39 +81,58 @@ class Node:
             if self._fallback is not None:
                 await self._fallback.start()
             await self._broker.start()
-            self._subscriptions.append(await self._broker.consume_control(self._on_control))
+            await self._broker.consume_control(self._on_control)
             for queue in self._queues:
                 await self._broker.declare_queue(queue)
             for queue in self._queues:
                 consumer = await self._broker.consume_jobs(queue, self._slots, self._on_delivery)
-                self._subscriptions.append(consumer)
+                self._consumers.append(consumer)
         except BaseException:
             await self.stop()
             raise
         log.info("the node is ready", extra={"node": self.name, "queues": self._queues})
 
     async def drain(self, deadline: float) -> None:
-        """Take no more jobs; let running ones finish until ``deadline``, a monotonic instant."""
-        self._executor.draining = True
-        for subscription in self._subscriptions:
-            await subscription.close()
-        self._subscriptions.clear()
+        """Take no more jobs; let running ones finish until ``deadline``, a monotonic instant.
+
+        Jobs that run can still be cancelled.
+        """
+        self._executor.drain()
+        consumers, self._consumers = self._consumers, []
+        await asyncio.gather(*(consumer.close() for consumer in consumers))
+        self._executor.give_back_waiting()
         if self._jobs:
             await asyncio.wait(self._jobs, timeout=max(0.0, deadline - time.monotonic()))
 
     async def stop(self) -> None:
-        """Give back what still runs and end. Idempotent."""
-        if self._stopped:
-            return
-        self._stopped = True
-        await self.drain(time.monotonic())
-        self.runner.kill_all(KillReason.SHUTDOWN)
-        if self._jobs:
-            await asyncio.wait(self._jobs, timeout=self._settings.publish_timeout)
-        await self.runner.stop()
-        if self._fallback is not None:
-            await self._fallback.stop()
-        await self._broker.stop()
+        """Give back what still runs and end. Idempotent; returns when all has ended."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        # Shielded: nobody's haste may leave processes behind.
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        try:
+            await self.drain(time.monotonic())
+            await self._end_jobs()
+        finally:
+            try:
+                await self.runner.stop()
+                if self._fallback is not None:
+                    await self._fallback.stop()
+            finally:
+                await self._broker.stop()
+
+    async def _end_jobs(self) -> None:
+        """End what runs, and wait until it is given back and other outcomes are published."""
+        give_up = time.monotonic() + self._settings.publish_timeout
+        while self._jobs and time.monotonic() < give_up:
+            self._executor.stop()  # again: one may have been about to start
+            await asyncio.wait(self._jobs, timeout=_END_STEP)
+        left = list(self._jobs)
+        for job in left:
+            job.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     # --- what the broker brings -------------------------------------------------------------
 

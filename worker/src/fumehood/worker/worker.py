@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from fumehood.broker.connect import connect
 from fumehood.broker.interface import Broker
@@ -53,11 +54,14 @@ class Worker:
         self._drain_now = asyncio.Event()
 
     async def start(self) -> None:
-        """Get sandboxes ready, connect, consume. Raises ``SandboxUnavailable``, ``BrokerUnavailable``."""
+        """Get sandboxes ready, connect, consume.
+
+        Raises ``SandboxUnavailable``, ``BrokerUnavailable``, ``ConfigurationError``.
+        """
         await self.node.start()
 
     async def drain(self, deadline: float) -> None:
-        """Take no more jobs, and let those that run finish until ``deadline``, a monotonic instant."""
+        """Take no more jobs; let those that run finish until ``deadline``, a monotonic instant."""
         await self.node.drain(deadline)
         self._stop_now.set()
 
@@ -69,30 +73,49 @@ class Worker:
     async def run(self) -> None:
         """Start, serve until told to stop, stop.
 
-        SIGTERM drains within ``drain_grace`` seconds; a second one, or SIGINT, stops at once. Signal
-        handlers are set only in a process's main thread.
+        SIGTERM drains within ``drain_grace`` seconds; a second one, or SIGINT, stops at once, as
+        either does before the node is ready. Signal handlers are set only in a process's main
+        thread.
         """
         self._listen()
-        await self.start()
-        try:
-            await self._serve()
-        finally:
-            await self.stop()
-
-    async def _serve(self) -> None:
         stop = asyncio.ensure_future(self._stop_now.wait())
         drain = asyncio.ensure_future(self._drain_now.wait())
         try:
-            await asyncio.wait((stop, drain), return_when=asyncio.FIRST_COMPLETED)
-            if self._drain_now.is_set() and not self._stop_now.is_set():
-                grace = self.settings.drain_grace
-                log.info("draining", extra={"grace": grace, "jobs": self.node.running})
-                draining = asyncio.ensure_future(self.drain(time.monotonic() + grace))
-                await asyncio.wait((stop, draining), return_when=asyncio.FIRST_COMPLETED)
-                draining.cancel()
+            if await self._started(stop, drain):
+                await self._serve(stop, drain)
         finally:
             stop.cancel()
             drain.cancel()
+            await self.stop()
+
+    async def _started(self, *told: asyncio.Future[Any]) -> bool:
+        """Start; False when told to stop before that was done."""
+        starting: asyncio.Future[Any] = asyncio.ensure_future(self.start())
+        try:
+            await asyncio.wait((starting, *told), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not starting.done():
+                log.info("told to stop before the node was ready")
+                starting.cancel()
+                await asyncio.wait((starting,))
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
+
+    async def _serve(self, stop: asyncio.Future[Any], drain: asyncio.Future[Any]) -> None:
+        await asyncio.wait((stop, drain), return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            return
+        grace = self.settings.drain_grace
+        log.info("draining", extra={"grace": grace, "jobs": self.node.running})
+        draining = asyncio.ensure_future(self.drain(time.monotonic() + grace))
+        await asyncio.wait((stop, draining), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            draining.cancel()
+            await asyncio.wait((draining,))
+        elif not draining.cancelled():
+            draining.result()
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
