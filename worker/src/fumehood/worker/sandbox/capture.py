@@ -20,20 +20,24 @@ class Capture:
         self._data = b""
 
     def read(self) -> bool:
-        """Read once, without waiting. False at the end of the pipe or when it is empty."""
+        """Read once, without waiting. False at the end of the pipe, when nobody can write to it."""
+        return self._read() != 0
+
+    def _read(self) -> int | None:
+        """Bytes read; None when there are none yet."""
         try:
             chunk = os.read(self.fd, _CHUNK)
         except BlockingIOError:
-            return False
+            return None
         room = self.keep - len(self._data)
         if room > 0:
             self._data += chunk[:room]
         self.dropped += max(0, len(chunk) - max(0, room))
-        return bool(chunk)
+        return len(chunk)
 
     def drain(self) -> bytes:
         """Read what is left; all that was kept."""
         left = _DRAIN_MAX
-        while left > 0 and self.read():
+        while left > 0 and self._read():
             left -= _CHUNK
         return self._data

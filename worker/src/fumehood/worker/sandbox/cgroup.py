@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 _PREFIX = "fumehood-"
+_EMPTY_MAX, _EMPTY_STEP = 2.0, 0.005  # seconds until what was killed is gone, and between looks
 
 
 class Leaf:
@@ -26,23 +27,29 @@ class Leaf:
         self._kill_fd = _open_kill(path)
 
     def populated(self) -> bool:
-        """Whether any process is left in it."""
-        return b"populated 1" in os.pread(self.events_fd, 128, 0)
+        """Whether any process is left in it. A leaf that somebody removed was empty."""
+        try:
+            return b"populated 1" in os.pread(self.events_fd, 128, 0)
+        except OSError:
+            return False
 
     def pids(self) -> list[int]:
         """The processes in it."""
-        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+        try:
+            return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+        except OSError:
+            return []
 
     def kill(self) -> None:
         """SIGKILL every process in it, those being forked included."""
-        os.write(self._kill_fd, b"1")
+        with contextlib.suppress(OSError):  # somebody removed it: it was empty
+            os.write(self._kill_fd, b"1")
 
     def close(self) -> None:
         """Give it up; the directory goes when it is empty."""
         for fd in (self.procs_fd, self.events_fd, self._kill_fd):
             os.close(fd)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+        _remove(self.path)
 
 
 class Tree:
@@ -58,6 +65,13 @@ class Tree:
         """A new leaf."""
         self._leaves += 1
         return Leaf(self.path / f"seat-{self._leaves}")
+
+    def end(self) -> bool:
+        """Kill what is left in it. False while something is."""
+        if not _populated(self.path):
+            return True
+        _kill(self.path)
+        return False
 
     def close(self) -> None:
         """Remove it and the leaves that are empty."""
@@ -111,20 +125,42 @@ def _sweep(parent: Path) -> None:
         except (OSError, ValueError):
             alive = False
         if not alive:
-            with contextlib.suppress(OSError):
-                (path / "cgroup.kill").write_text("1")
-            _remove(path)
+            _clear(path)
+
+
+def _clear(path: Path) -> None:
+    _kill(path)
+    end = time.monotonic() + _EMPTY_MAX
+    while _populated(path) and time.monotonic() < end:
+        time.sleep(_EMPTY_STEP)
+    _remove(path)
+
+
+def _kill(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        (path / "cgroup.kill").write_text("1")
+
+
+def _populated(path: Path) -> bool:
+    try:
+        return "populated 1" in (path / "cgroup.events").read_text()
+    except OSError:
+        return False
 
 
 def _remove(path: Path) -> None:
-    for leaf in path.glob("seat-*"):
+    """Remove a cgroup and those below it: a job may have made some in its own."""
+    for here, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):
-            leaf.rmdir()
-    with contextlib.suppress(OSError):
-        path.rmdir()
+            Path(here).rmdir()
 
 
 def _start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its id, a name that is never reused."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return int(stat.rpartition(")")[2].split()[19])
+    """When a process started, in clock ticks since boot: with its id, a name that is never reused.
+
+    Raises ``OSError`` for one that has ended, reaped or not.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] in ("Z", "X"):
+        raise ProcessLookupError(f"process {pid} has ended")
+    return int(fields[19])

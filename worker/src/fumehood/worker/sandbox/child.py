@@ -222,9 +222,9 @@ def _exit_code(code: Any) -> int:
 
 def _leave(code: int) -> NoReturn:
     """Flush and end, without atexit handlers, destructors or joins that a task may hang."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except Exception:  # noqa: S110 - a closed or replaced stream: what it held is lost
-        pass
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__):  # a task may have replaced the first
+        try:
+            stream.flush()
+        except BaseException:  # noqa: S110 - a closed or broken stream: what it held is lost
+            pass
     os._exit(code)

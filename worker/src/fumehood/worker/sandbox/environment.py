@@ -29,6 +29,7 @@ def allowed(environ: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, 
     kept = {
         name: value
         for name, value in environ.items()
-        if not name.startswith("FUMEHOOD_") and any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not name.startswith("FUMEHOOD_")
+        and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
     return dict.fromkeys(_ONE_THREAD, "1") | kept | {BIND_NOW: "1"}

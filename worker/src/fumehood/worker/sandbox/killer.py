@@ -22,7 +22,10 @@ def children_of(pid: int) -> set[int]:
     except OSError:
         return found
     for thread in threads:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
+        ):
             found.update(map(int, file.read().split()))
     return found
 
@@ -38,24 +41,35 @@ def descendants_of(pid: int) -> set[int]:
     return found
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process and it is no zombie, which only waits to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
 def kill_tree(pid: int) -> int:
-    """Kill ``pid`` and all that is below it; the number of processes below it that were found."""
+    """Kill ``pid`` and all that is below it; the number of living processes found below it."""
     _signal(pid, signal.SIGSTOP)
     stopped: set[int] = set()
+    count = 0
     for _ in range(_ROUNDS):
         new = descendants_of(pid) - stopped
         if not new:
             break
         for each in new:
             _signal(each, signal.SIGSTOP)
+            count += is_alive(each)
         stopped |= new
     for each in (*stopped, pid):
         _signal(each, signal.SIGKILL)
-    return len(stopped)
+    return count
 
 
 def kill_strays(known: set[int]) -> int:
-    """Kill and reap the children of this process that are not ``known``; how many there were.
+    """Kill and reap the children of this process that are not ``known``; how many lived.
 
     For a subreaper whose own children are all known: whatever else is below it was orphaned by a
     sandbox that is gone.
@@ -66,7 +80,7 @@ def kill_strays(known: set[int]) -> int:
         if not strays:
             break
         for pid in strays:
-            count += 1 + kill_tree(pid)
+            count += is_alive(pid) + kill_tree(pid)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
     return count

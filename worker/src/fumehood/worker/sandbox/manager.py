@@ -12,8 +12,9 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +26,7 @@ from fumehood.worker.sandbox.poller import Poller
 from fumehood.worker.sandbox.process import SandboxProcess, Surroundings
 from fumehood.worker.sandbox.seat import Seat
 from fumehood.worker.sandbox.verdict import KillReason
+from fumehood.worker.sandbox.zygote_keeper import Listener, ZygoteKeeper
 from fumehood.worker.sandbox.zygote_process import ZygoteConfig, ZygoteProcess
 
 log = logging.getLogger("fumehood.sandbox")
@@ -32,7 +34,7 @@ log = logging.getLogger("fumehood.sandbox")
 _SPARE_MAX = 4  # sandboxes parked beyond the ones that run; more cost memory and gain nothing
 _RETRY_FIRST, _RETRY_MAX = 0.05, 5.0  # seconds before a failed start is tried again
 _FAILURES_MAX = 3  # starts that failed in a row before a waiting job is told
-_STOP_MAX = 3.0  # seconds for the zygote to end everything
+_STOP_MAX, _STOP_STEP = 3.0, 0.002  # seconds for what was killed to be gone, and between looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +62,38 @@ class SandboxManager:
         self._running: set[SandboxProcess] = set()
         self._waiting: deque[asyncio.Future[SandboxProcess]] = deque()
         self._free_seats: list[Seat] = []
-        self._zygotes: set[ZygoteProcess] = set()
-        self._zygote: ZygoteProcess | None = None
         self._tasks: frozenset[str] = frozenset()
         self._tree: cgroup.Tree | None = None
-        self._failures = 0
+        self._failures = 0  # sandboxes in a row that did not become ready
+        self._losses = 0  # zygotes in a row that parked nothing
         self._retry: asyncio.TimerHandle | None = None
-        self._starting: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._stopping: asyncio.Task[None] | None = None
+        self._open = False
 
     # --- life -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Import the task modules and park the first sandboxes. Raises ``SandboxUnavailable``."""
+        """Import the task modules and park the first sandboxes. Raises ``SandboxUnavailable``.
+
+        After a start that failed, and after ``stop``, it can be started again.
+        """
+        if self._open:
+            raise RuntimeError("this sandbox manager was started already")
         loop = asyncio.get_running_loop()
         self._lifeline, self._lifeline_ours = os.pipe2(os.O_CLOEXEC)
         self._poller = Poller(loop)
         buffer = bytearray(protocol.FRAME_MAX)
         self._around = Surroundings(loop, self._poller, buffer, self._on_end)
-        self._tree = self._make_tree()
-        self._zygote_config = ZygoteConfig(
-            modules=self._config.modules,
-            env=environment.allowed(self._config.environ, self._config.env),
-            lifeline=self._lifeline,
-            kill_all=None if self._tree is None else self._tree.kill_fd,
-            start_timeout=self._config.start_timeout,
-        )
+        self._failures = self._losses = 0
+        self._keeper = ZygoteKeeper(self._zygote_config(), self._poller, self._listener())
+        self._stopping, self._open = None, True
         try:
-            zygote = await self._new_zygote()
+            self._tree = await asyncio.to_thread(self._make_tree)
+            self._keeper.change(self._kill_all())
+            await self._keeper.start()
         except BaseException:
             await self.stop()
             raise
-        self._adopt(zygote)
 
     def _make_tree(self) -> cgroup.Tree | None:
         if "cgroup" in self._config.disabled:
@@ -99,8 +101,26 @@ class SandboxManager:
         try:
             return cgroup.make_tree()
         except OSError as exc:
-            log.warning("no cgroup for sandboxes: descendants are found by subreaper and /proc", extra={"cause": exc})
+            log.warning(
+                "no cgroup for sandboxes: descendants are found by subreaper and /proc",
+                extra={"cause": exc},
+            )
             return None
+
+    def _zygote_config(self) -> ZygoteConfig:
+        return ZygoteConfig(
+            modules=self._config.modules,
+            env=environment.allowed(self._config.environ, self._config.env),
+            lifeline=self._lifeline,
+            kill_all=None,
+            start_timeout=self._config.start_timeout,
+        )
+
+    def _kill_all(self) -> int | None:
+        return None if self._tree is None else self._tree.kill_fd
+
+    def _listener(self) -> Listener:
+        return Listener(self._on_zygote_ready, self._on_zygote_lost, self._on_zygote_failed)
 
     @property
     def tasks(self) -> frozenset[str]:
@@ -115,48 +135,41 @@ class SandboxManager:
     @property
     def zygote_pids(self) -> list[int]:
         """Process ids of the zygotes alive."""
-        return [zygote.pid for zygote in self._zygotes]
+        return self._keeper.pids if self._open else []
 
     async def stop(self) -> None:
         """Kill what runs and leave no process behind. Idempotent; returns when all is gone."""
-        if self._stopping:
+        if not self._open:
             return
-        self._stopping = True
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        await asyncio.shield(self._stopping)  # nobody's haste may leave processes behind
+
+    async def _stop(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
-        for task in self._starting:
-            task.cancel()
-        for sandbox in list(self._running):
-            sandbox.kill(KillReason.SHUTDOWN)
-        ended = [sandbox.outcome for sandbox in self._running if sandbox.outcome is not None]
-        if ended:
-            await asyncio.wait(ended, timeout=_STOP_MAX)
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(SandboxUnavailable("the sandbox manager was stopped"))
-        await self._end_zygotes()
+            self._retry = None
+        self._tell_waiting(_NoSandbox("the sandbox manager was stopped", "stopped"))
+        self.kill_all(KillReason.SHUTDOWN)
+        await _until(lambda: not self._running)
+        await self._keeper.stop()
+        for sandbox in [*self._parked, *self._forking, *self._running]:
+            sandbox.on_zygote_lost()
+        if self._tree is not None:
+            await _until(self._tree.end)
         self._release()
 
-    async def _end_zygotes(self) -> None:
-        for zygote in self._zygotes:
-            zygote.close()
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(
-            *(loop.run_in_executor(None, zygote.reap, _STOP_MAX) for zygote in self._zygotes)
-        )
-
     def _release(self) -> None:
-        left = [*self._parked, *self._forking, *self._running]
-        for sandbox in left:
-            sandbox.on_zygote_lost()
         for seat in self._free_seats:
             seat.close()
         self._free_seats.clear()
         if self._tree is not None:
             self._tree.close()
+            self._tree = None
         self._poller.close()
         os.close(self._lifeline)
         os.close(self._lifeline_ours)
+        self._open = False
 
     # --- jobs -------------------------------------------------------------------------------
 
@@ -166,10 +179,10 @@ class SandboxManager:
             return _unknown_task(job, self._tasks)
         try:
             sandbox = await self._take()
-        except SandboxUnavailable as exc:
-            return Outcome(
-                Status.START_FAILED, job.job_id, job.task, Blame.INFRA, str(exc), stage="fork", attempt=job.attempt
-            )
+            while sandbox.ended:  # between being given and being used
+                sandbox = await self._take()
+        except _NoSandbox as exc:
+            return _not_started(job, exc)
         self._running.add(sandbox)
         try:
             return await sandbox.start(job)
@@ -179,7 +192,9 @@ class SandboxManager:
 
     def cancel(self, job_id: str) -> bool:
         """Kill the sandbox that runs this job. False when none does."""
-        found = [sandbox for sandbox in self._running if sandbox.job and sandbox.job.job_id == job_id]
+        found = [
+            sandbox for sandbox in self._running if sandbox.job and sandbox.job.job_id == job_id
+        ]
         for sandbox in found:
             sandbox.kill(KillReason.CANCELLED)
         return bool(found)
@@ -191,8 +206,8 @@ class SandboxManager:
 
     async def _take(self) -> SandboxProcess:
         """A parked sandbox and a slot to run it in."""
-        if self._stopping:
-            raise SandboxUnavailable("the sandbox manager was stopped")
+        if self._stopping is not None or not self._open:
+            raise _NoSandbox("the sandbox manager was stopped", "stopped")
         if self._parked and not self._waiting and len(self._running) < self._config.slots:
             return self._parked.popleft()
         waiter: asyncio.Future[SandboxProcess] = self._around.loop.create_future()
@@ -201,11 +216,15 @@ class SandboxManager:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._running.discard(waiter.result())
-                self._parked.appendleft(waiter.result())
-                self._serve()
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._take_back(waiter.result())
             raise
+
+    def _take_back(self, sandbox: SandboxProcess) -> None:
+        self._running.discard(sandbox)
+        if not sandbox.ended:
+            self._parked.appendleft(sandbox)
+        self._serve()
 
     def _serve(self) -> None:
         """Give parked sandboxes to waiting jobs, as far as slots go; then park more."""
@@ -226,18 +245,29 @@ class SandboxManager:
         return min(spare, max(room, 1)) - len(self._parked) - len(self._forking)
 
     def _refill(self) -> None:
-        while not self._stopping and self._retry is None and self._wanted > 0:
-            if self._config.ctx == "spawn" and self._zygote is None:
-                self._begin_zygote()
+        spawn = self._config.ctx == "spawn"
+        while self._stopping is None and self._retry is None and self._wanted > 0:
+            zygote = self._keeper.current
+            if zygote is None:
+                if spawn:
+                    self._keeper.begin()
                 return
-            if self._zygote is None:
-                return
-            self._fork(self._zygote)
-            if self._config.ctx == "spawn":
-                self._zygote = None  # each sandbox has an interpreter of its own, used up by it
+            self._fork(zygote)
+            if spawn:
+                self._keeper.use_up()  # each sandbox has an interpreter of its own
 
     def _fork(self, zygote: ZygoteProcess) -> None:
-        sandbox = SandboxProcess(next(self._serials), self._seat(), self._around)
+        try:
+            seat = self._seat()
+        except OSError as exc:
+            self._on_failed_start(f"no cgroup can be made: {exc}", "cgroup")
+            return
+        try:
+            sandbox = SandboxProcess(next(self._serials), seat, self._around)
+        except OSError as exc:
+            self._free_seats.append(seat)
+            self._on_failed_start(f"no channels can be made: {exc}", "channels")
+            return
         self._forking.add(sandbox)
         sandbox.on_parked = self._on_parked
         zygote.fork(sandbox)
@@ -245,10 +275,22 @@ class SandboxManager:
     def _seat(self) -> Seat:
         if self._free_seats:
             return self._free_seats.pop()
-        leaf = None if self._tree is None else self._tree.leaf()
+        try:
+            leaf = None if self._tree is None else self._tree.leaf()
+        except FileNotFoundError:
+            self._renew_tree()
+            raise
         return Seat(next(self._seat_numbers), leaf, self._lifeline)
 
+    def _renew_tree(self) -> None:
+        """Somebody has removed the cgroup: start over with another, if there can be one."""
+        if self._tree is not None:
+            self._tree.close()
+        self._tree = self._make_tree()
+        self._keeper.change(self._kill_all())
+
     def _on_parked(self, sandbox: SandboxProcess) -> None:
+        self._losses = 0
         self._forking.discard(sandbox)
         self._parked.append(sandbox)
         self._serve()
@@ -256,102 +298,103 @@ class SandboxManager:
     def _on_end(self, sandbox: SandboxProcess) -> None:
         """A sandbox has ended, and nothing of it is left: its seat is free."""
         if self._config.ctx == "spawn":
-            self._let_go_of_idle_zygotes()
+            self._keeper.let_go_of_idle()
         ran = sandbox in self._running
         self._running.discard(sandbox)
         self._forking.discard(sandbox)
         if sandbox in self._parked:
             self._parked.remove(sandbox)
+        self._clear_seat(sandbox)
+        if ran and sandbox.was_ready:
+            self._failures = 0
+        elif self._stopping is None and not sandbox.orphaned:
+            self._on_failed_start(sandbox.describe_failure(), sandbox.failed_stage)
+        if self._stopping is None:
+            self._serve()
+
+    def _clear_seat(self, sandbox: SandboxProcess) -> None:
         if sandbox.quarantined:
-            log.error("a sandbox could not be killed: its seat is not used again", extra={"pid": sandbox.pid})
+            log.error(
+                "a sandbox could not be killed: its seat is not used again",
+                extra={"pid": sandbox.pid},
+            )
             sandbox.seat.abandon()
-        elif self._stopping:
+        elif self._stopping is not None or sandbox.failed_stage == "cgroup":
             sandbox.seat.close()
         else:
             self._free_seats.append(sandbox.seat)
-        if ran and sandbox.was_ready:
-            self._failures = 0
-        elif not self._stopping:
-            self._on_failed_start(sandbox.describe_failure())
-        if not self._stopping:
-            self._serve()
 
     # --- failures ---------------------------------------------------------------------------
 
-    def _on_failed_start(self, why: str) -> None:
-        """Back off, and tell a waiting job when it keeps failing."""
+    def _on_failed_start(self, why: str, stage: str) -> None:
         self._failures += 1
-        log.warning("a sandbox could not be started", extra={"cause": why, "failures": self._failures})
-        if self._failures >= _FAILURES_MAX:
-            while self._waiting:
-                waiter = self._waiting.popleft()
-                if not waiter.done():
-                    waiter.set_exception(SandboxUnavailable(why))
+        self._back_off(why, stage)
+
+    def _on_zygote_failed(self, why: str) -> None:
+        self._on_failed_start(why, "zygote")
+
+    def _on_zygote_lost(self) -> None:
+        self._losses += 1
+        self._back_off("the zygote was lost again and again", "zygote")
+
+    def _back_off(self, why: str, stage: str) -> None:
+        """Try again later, and tell the waiting jobs when it keeps failing."""
+        failures = self._failures + self._losses
+        log.warning("a sandbox could not be started", extra={"cause": why, "failures": failures})
+        if failures >= _FAILURES_MAX:
+            self._tell_waiting(_NoSandbox(why, stage))
         if self._retry is None:
-            delay = min(_RETRY_MAX, _RETRY_FIRST * 2 ** min(self._failures, 10))
+            delay = min(_RETRY_MAX, _RETRY_FIRST * 2 ** min(failures, 10))
             self._retry = self._around.loop.call_later(delay, self._try_again)
+
+    def _tell_waiting(self, exc: _NoSandbox) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(exc)
 
     def _try_again(self) -> None:
         self._retry = None
-        if self._zygote is None and self._config.ctx != "spawn":
-            self._begin_zygote()
+        if self._keeper.current is None:
+            self._keeper.begin()
         self._refill()
 
-    # --- zygotes ----------------------------------------------------------------------------
-
-    async def _new_zygote(self) -> ZygoteProcess:
-        zygote = ZygoteProcess(self._zygote_config, self._poller, self._on_zygote_lost)
-        self._zygotes.add(zygote)
-        try:
-            await zygote.ready(self._config.start_timeout)
-        except BaseException:
-            zygote.close(kill=True)
-            raise
-        for warning in zygote.warnings:
-            log.warning(warning)
-        return zygote
-
-    def _adopt(self, zygote: ZygoteProcess) -> None:
-        self._zygote = zygote
+    def _on_zygote_ready(self, zygote: ZygoteProcess) -> None:
         self._tasks = zygote.tasks
         self._refill()
 
-    def _begin_zygote(self) -> None:
-        if self._starting or self._stopping:
-            return
-        task = self._around.loop.create_task(self._replace_zygote())
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
 
-    async def _replace_zygote(self) -> None:
-        try:
-            zygote = await self._new_zygote()
-        except SandboxUnavailable as exc:
-            self._starting.clear()
-            self._on_failed_start(str(exc))
-        else:
-            self._starting.clear()
-            self._adopt(zygote)
+class _NoSandbox(SandboxUnavailable):
+    """No sandbox for a job that waits for one, and the stage at which they fail."""
 
-    def _let_go_of_idle_zygotes(self) -> None:
-        for zygote in [z for z in self._zygotes if not z.sandboxes and z is not self._zygote]:
-            if zygote.greeted:
-                self._zygotes.discard(zygote)
-                zygote.close()
-                self._around.loop.run_in_executor(None, zygote.reap, _STOP_MAX)
+    def __init__(self, why: str, stage: str) -> None:
+        super().__init__(why)
+        self.stage = stage
 
-    def _on_zygote_lost(self, zygote: ZygoteProcess) -> None:
-        self._zygotes.discard(zygote)
-        self._around.loop.run_in_executor(None, zygote.reap, _STOP_MAX)
-        if self._stopping or zygote is not self._zygote:
-            return
-        log.error("the zygote is gone: a new one is started", extra={"pid": zygote.pid})
-        self._zygote = None
-        self._begin_zygote()
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds, for so long as processes take to die."""
+    end = time.monotonic() + _STOP_MAX
+    while not condition() and time.monotonic() < end:
+        await asyncio.sleep(_STOP_STEP)
+
+
+def _not_started(job: Job, exc: _NoSandbox) -> Outcome:
+    return Outcome(
+        Status.START_FAILED,
+        job.job_id,
+        job.task,
+        Blame.INFRA,
+        str(exc),
+        stage=exc.stage,
+        attempt=job.attempt,
+    )
 
 
 def _unknown_task(job: Job, known: frozenset[str]) -> Outcome:
-    reason = f"no task is named {job.task!r} here: this node knows {', '.join(sorted(known)) or 'none'}"
+    reason = (
+        f"no task is named {job.task!r} here: this node knows {', '.join(sorted(known)) or 'none'}"
+    )
     return Outcome(
         Status.REJECTED, job.job_id, job.task, Blame.POLICY, reason[:2000], attempt=job.attempt
     )

@@ -36,7 +36,9 @@ def make_job(
 ) -> Job:
     """A call as a job of this process. Raises ``InvalidArguments``, ``PayloadTooLarge``."""
     options = call.task.options
-    seconds = timeout if timeout is not None else options.timeout or settings.sandbox_default_timeout
+    seconds = (
+        timeout if timeout is not None else options.timeout or settings.sandbox_default_timeout
+    )
     return Job(
         job_id=job_id,
         task=call.task.name,

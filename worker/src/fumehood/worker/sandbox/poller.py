@@ -20,12 +20,18 @@ class Poller:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._other_events: dict[int, int] = {}  # of those that wait for something else than READ
+        self._ghosts: set[int] = set()  # ready, and known to nobody, the last time
         loop.add_reader(self._epoll.fileno(), self._on_ready)
 
-    def add(self, fd: int, callback: Callable[[], None], events: int = READ) -> None:
+    def add(self, fd: int, callback: Callable[[], object], events: int = READ) -> None:
         """Watch ``fd`` from now on."""
         self._callbacks[fd] = callback
+        if events != READ:
+            self._other_events[fd] = events
+        elif self._other_events:
+            self._other_events.pop(fd, None)
         self._epoll.register(fd, events)
 
     def forget(self, fd: int) -> None:
@@ -44,9 +50,31 @@ class Poller:
         self._callbacks.clear()
 
     def _on_ready(self) -> None:
+        ghosts: set[int] | None = None
         for fd, _ in self._epoll.poll(0):
             # An earlier callback of this round may have removed it; that another descriptor has
-            # the number by now does no harm, for callbacks never block.
+            # the number by now does no harm, for callbacks never block and look for themselves.
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()
+            elif fd in self._ghosts:
+                self._lay_ghosts()
+                break
+            else:
+                ghosts = ghosts or set()
+                ghosts.add(fd)
+        if ghosts or self._ghosts:
+            self._ghosts = ghosts or set()
+
+    def _lay_ghosts(self) -> None:
+        """Start over with the descriptors that are known.
+
+        The kernel drops a closed one only when nobody has it any more, and this process may have
+        forked: the copy would be reported as ready for ever, and no call could take it out.
+        """
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._epoll = select.epoll()
+        for fd in self._callbacks:
+            self._epoll.register(fd, self._other_events.get(fd, READ))
+        self._loop.add_reader(self._epoll.fileno(), self._on_ready)

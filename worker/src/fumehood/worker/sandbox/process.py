@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import logging
 import os
+import select
 import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fumehood.common.codec import decode
 from fumehood.common.errors import DecodeError
-from fumehood.common.outcome import ErrorInfo, Outcome, Usage
-from fumehood.worker.sandbox import kernel, killer, protocol, verdict
+from fumehood.common.outcome import Outcome, Usage
+from fumehood.worker.sandbox import channel, kernel, killer, protocol, verdict
 from fumehood.worker.sandbox.capture import Capture
 from fumehood.worker.sandbox.child import DUMP_SIGNAL
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.poller import URGENT, Poller
 from fumehood.worker.sandbox.seat import Seat
-from fumehood.worker.sandbox.verdict import Facts, KillReason, Result
+from fumehood.worker.sandbox.verdict import Facts, KillReason, Result, SetupFault
+
+log = logging.getLogger("fumehood.sandbox")
 
 _DUMP_STEP = 0.0007  # seconds between looks at the stack while it is written
 _DUMP_MAX = 0.012  # seconds; a stack not begun by then is given up, for the kill must be on time
 _GONE_MAX = 2.0  # seconds from the kill to an outcome, even if something is unkillable
 _START_MAX = 10.0  # seconds from dispatch to READY
+_REPORT_MAX = 0.05  # seconds that the zygote gets to report a death that was seen here first
 _ASK_STEP, _ASK_TIMES = 0.002, 25  # seconds and times that the kernel is asked for a lost status
 _LAST_FRAMES = 400  # that a socket's buffer can hold at a sandbox's end: progress, and one result
 
@@ -56,10 +59,12 @@ class SandboxProcess:
         self.outcome: asyncio.Future[Outcome] | None = None
         self.ended = False
         self.quarantined = False  # something of it could not be killed
-        self.setup_fault: tuple[str, int | None, str] | None = None
+        self.orphaned = False  # its zygote is gone
+        self.setup_fault: SetupFault | None = None
         self.on_parked: Callable[[SandboxProcess], None] | None = None
         self._around = around
-        self._pidfd = -1
+        self.pidfd = -1
+        self._reports: channel.Reports | None = None
         self._result: Result | None = None
         self._result_before_kill = True
         self._kill_reason: KillReason | None = None
@@ -95,7 +100,7 @@ class SandboxProcess:
 
     def on_forked(self, pid: int, pidfd: int) -> None:
         """It exists: it is parked from here on."""
-        self.pid, self._pidfd = pid, pidfd
+        self.pid, self.pidfd = pid, pidfd
         add = self._around.poller.add
         add(self._channel.fileno(), self._on_frames)
         add(self._stdout.fd, lambda: self._on_output(self._stdout))
@@ -112,6 +117,11 @@ class SandboxProcess:
     def was_ready(self) -> bool:
         """Whether a task's code was started in it."""
         return self._ready_at > 0
+
+    @property
+    def failed_stage(self) -> str:
+        """The stage at which it failed before it was ready; empty if it said nothing."""
+        return self.setup_fault[0] if self.setup_fault is not None else ""
 
     def describe_failure(self) -> str:
         """Why it did not become ready, in one line."""
@@ -131,27 +141,9 @@ class SandboxProcess:
         self._stdout.keep = self._stderr.keep = job.output_max
         self._given_at = time.monotonic()
         self._timer = self._around.loop.call_later(_START_MAX, self.kill, KillReason.START)
-        inline = len(job.arguments) <= protocol.ARGUMENTS_MAX
-        frame = protocol.pack_job(
-            job.job_id, job.task, job.attempt, job.token, job.timeout, job.result_max,
-            job.arguments if inline else None,
-        )  # fmt: skip
         with contextlib.suppress(OSError):  # it died while parked: its exit is on the way
-            self._channel.send(frame)
-            if not inline:
-                self._send_memfd(job.arguments)
+            channel.send_job(self._channel, job)
         return self.outcome
-
-    def _send_memfd(self, arguments: bytes) -> None:
-        memfd = os.memfd_create("arguments", os.MFD_CLOEXEC)
-        try:
-            view = memoryview(arguments)
-            while view:
-                view = view[os.write(memfd, view) :]
-            os.lseek(memfd, 0, os.SEEK_SET)
-            protocol.send(self._channel, protocol.ARGUMENTS, [memfd])
-        finally:
-            os.close(memfd)
 
     def _on_output(self, capture: Capture) -> None:
         if not capture.read():
@@ -185,12 +177,11 @@ class SandboxProcess:
 
     def _on_frame(self, kind: bytes, body: memoryview, fds: list[int]) -> None:
         if kind == protocol.SETUP_FAILED and not self._ready_at:
-            stage, number, text = protocol.unpack(body)
-            self.setup_fault = (str(stage), number if isinstance(number, int) else None, str(text))
+            self.setup_fault = channel.read_setup_fault(body)
         elif kind == protocol.READY and self.job is not None and not self._ready_at:
             self._on_ready(self.job)
         elif kind in protocol.RESULTS and self._ready_at and self._result is None:
-            self._result = self._read_result(kind, body, fds)
+            self._result = channel.read_result(kind, body, fds, self._result_max)
             self._result_before_kill = self._kill_reason is None
         elif kind == protocol.PROGRESS and self._ready_at and self._result is None:
             self._on_progress(body)
@@ -206,42 +197,18 @@ class SandboxProcess:
         report = self.job.on_progress if self.job is not None else None
         if report is None:
             return
-        parts = decode(body)
-        if not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[0], float):
-            raise ValueError("a progress report that is none")
-        report(min(1.0, max(0.0, parts[0])), str(parts[1])[:1000], parts[2])
-
-    def _read_result(self, kind: bytes, body: memoryview, fds: list[int]) -> Result:
-        if kind == protocol.VALUE:
-            fits = len(body) <= self._result_max
-            return Result(value=bytes(body)) if fits else Result(too_large=len(body))
-        if kind == protocol.VALUE_FD:
-            return self._read_memfd(fds)
-        parts = protocol.unpack(body)
-        if kind == protocol.ERROR and len(parts) == 3:
-            return Result(error=ErrorInfo(*(str(part) for part in parts)))
-        if kind == protocol.TOO_LARGE and len(parts) == 1 and isinstance(parts[0], int):
-            return Result(too_large=parts[0])
-        if kind == protocol.REFUSED and len(parts) == 1:
-            return Result(refused=str(parts[0]))
-        raise ValueError("a result frame that is none")
+        self._reports = self._reports or channel.Reports()
+        said = self._reports.read(body, time.monotonic())
+        if said is None:
+            return
+        try:
+            report(*said)
+        except Exception:  # the listener's own: the task has nothing to do with it
+            log.exception("a progress listener raised", extra={"job": self.job and self.job.job_id})
 
     @property
     def _result_max(self) -> int:
         return self.job.result_max if self.job is not None else 0
-
-    def _read_memfd(self, fds: list[int]) -> Result:
-        """The value in a sealed memfd. Anything else could block the reader, or change under it."""
-        try:
-            seals = fcntl.fcntl(fds[0], kernel.F_GET_SEALS)
-        except (OSError, IndexError):
-            raise ValueError("a result descriptor that is no memfd") from None
-        if seals & kernel.SEALED != kernel.SEALED:
-            raise ValueError("a result memfd that is not sealed")
-        size = os.fstat(fds[0]).st_size
-        if size > self._result_max:
-            return Result(too_large=size)
-        return Result(value=os.pread(fds[0], size, 0))
 
     # --- ending -----------------------------------------------------------------------------
 
@@ -273,42 +240,73 @@ class SandboxProcess:
             return
         if self.seat.leaf is not None:
             self.seat.leaf.kill()
-        else:
-            self._leaked += killer.kill_tree(self.pid)
+        elif not self._exited and self._signal(signal.SIGSTOP):
+            killer.kill_tree(self.pid)  # stopped, and so nobody else has its number by now
         # The cgroup may not hold it: it can be killed before it has joined.
         self._signal(signal.SIGKILL)
         self._cancel_timer()
         self._timer = self._around.loop.call_later(_GONE_MAX, self._give_up)
+        self._watch_exit()  # should the zygote be in no state to report it
 
     def _give_up(self) -> None:
         # Publishing on time matters more than knowing: the seat is not used again.
-        self.quarantined = True
+        self.quarantined = self._is_left()
         self._finish()
 
+    def _is_left(self) -> bool:
+        leaf = self.seat.leaf
+        return (leaf is not None and leaf.populated()) or not (self._exited or self.is_dead())
+
+    def is_dead(self) -> bool:
+        """Whether its process has ended, as the kernel says, reported or not."""
+        if self.pidfd < 0:
+            return self.ended
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def on_zygote_lost(self) -> None:
-        """The zygote is gone, and with it the relay of the exit status: watch the process itself."""
-        if self.job is None or not self.pid:
-            self.dismiss()
-            self._finish()
-        elif not self._exited:
-            self._around.poller.add(self._pidfd, self._on_pidfd)
+        """The zygote is gone, and with it the relay of the exit status: the kernel is asked."""
+        self.orphaned = True
+        if self.job is not None and self.pid:
+            self._watch_exit()
+            return
+        if self.seat.leaf is not None:
+            self.seat.leaf.kill()
+        self._signal(signal.SIGKILL)
+        self.dismiss()
+        self._finish()
+
+    def _watch_exit(self) -> None:
+        if self.pidfd >= 0 and not self._exited:
+            self._around.poller.remove(self.pidfd)
+            self._around.poller.add(self.pidfd, self._on_pidfd)
 
     def _on_pidfd(self) -> None:
-        self._around.poller.remove(self._pidfd)
-        self._ask_how_it_ended(_ASK_TIMES)
+        if not self.is_dead():
+            return  # meant for a descriptor that had this number before
+        self._around.poller.remove(self.pidfd)
+        first = 0.0 if self.orphaned else _REPORT_MAX
+        self._around.loop.call_later(first, self._ask_how_it_ended, _ASK_TIMES)
 
     def _ask_how_it_ended(self, times: int) -> None:
-        status = kernel.exit_status(self._pidfd)
-        if status is None and times:  # init has not reaped it yet
+        if self._exited or self.ended:
+            return
+        status = kernel.exit_status(self.pidfd)
+        # Without a zygote init reaps it, soon; a zygote that has not done it by now is stuck.
+        if status is None and times and self.orphaned:
             self._around.loop.call_later(_ASK_STEP, self._ask_how_it_ended, times - 1)
-        elif not self.ended:
+        else:
             self.on_exited(status, 0.0, 0)
 
     def on_exited(self, status: int | None, cpu: float, leaked: int) -> None:
         """The process has ended. The attempt has when nothing that it started is left."""
+        if self._exited:
+            return  # known already, and now its zygote says so too
         self._exited, self._wait_status, self._cpu = True, status, cpu
-        self._leaked += leaked
         self._read_last_frames()
+        if self._kill_reason is None:
+            self._leaked = leaked
         leaf = self.seat.leaf
         if leaf is None or not leaf.populated():
             self._finish()
@@ -368,10 +366,13 @@ class SandboxProcess:
 
     # --- small parts ------------------------------------------------------------------------
 
-    def _signal(self, number: int) -> None:
-        if self._pidfd >= 0:
+    def _signal(self, number: int) -> bool:
+        """Whether there was still a process to get it."""
+        if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                signal.pidfd_send_signal(self.pidfd, number)
+                return True
+        return False
 
     def _set_timer(self, delay: float, reason: KillReason) -> None:
         self._cancel_timer()
@@ -393,7 +394,7 @@ class SandboxProcess:
         for capture in (self._stdout, self._stderr):
             self._around.poller.forget(capture.fd)
             os.close(capture.fd)
-        if self._pidfd >= 0:
-            self._around.poller.forget(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self.pidfd >= 0:
+            self._around.poller.forget(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1

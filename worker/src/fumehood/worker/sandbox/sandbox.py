@@ -64,7 +64,7 @@ class Sandbox:
     async def run(
         self,
         call: Call[Any],
-        timeout: float | None = None,  # noqa: ASYNC109 - the job's, enforced by killing it
+        timeout: float | None = None,
         *,
         job_id: str | None = None,
         limits: Limits | None = None,
@@ -77,5 +77,7 @@ class Sandbox:
         cannot be run at all.
         """
         refuse_untrusted(call.task.options.profile)
-        job = make_job(call, self._settings, job_id or f"local-{next(self._ids)}", timeout, limits, on_progress)
+        job = make_job(
+            call, self._settings, job_id or f"local-{next(self._ids)}", timeout, limits, on_progress
+        )
         return await self._manager.run(job)

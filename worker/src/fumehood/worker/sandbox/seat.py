@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
+from pathlib import Path
 
 from fumehood.worker.sandbox import kernel
 from fumehood.worker.sandbox.cgroup import Leaf
 
+# How every sandbox came to its task is of no interest to those who read the task's stack.
+_OURS = re.compile(
+    rf'  File "({re.escape(str(Path(__file__).parent))}/.*", line|<string>", line 1 in <module>)'
+).match
 _DIAG_MAX = 32 << 10  # bytes; faulthandler writes at most 100 frames for each of 100 threads
 
 
@@ -22,7 +28,11 @@ class Seat:
         self.diag_fd = os.memfd_create("fumehood-diag", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.diag_fd, _DIAG_MAX)
         # Sealed at its size: a task that finds the descriptor cannot grow it.
-        fcntl.fcntl(self.diag_fd, kernel.F_ADD_SEALS, kernel.SEAL_SHRINK | kernel.SEAL_GROW | kernel.SEAL_SEAL)
+        fcntl.fcntl(
+            self.diag_fd,
+            kernel.F_ADD_SEALS,
+            kernel.SEAL_SHRINK | kernel.SEAL_GROW | kernel.SEAL_SEAL,
+        )
 
     def fds(self) -> list[int]:
         """What the zygote needs of it."""
@@ -41,7 +51,8 @@ class Seat:
         text = os.pread(self.diag_fd, size, 0).decode("utf-8", "backslashreplace")
         os.pwrite(self.diag_fd, bytes(size), 0)
         os.lseek(self.diag_fd, 0, os.SEEK_SET)
-        return text.replace("\0", "").strip()
+        lines = text.replace("\0", "").strip().splitlines()
+        return "\n".join(line for line in lines if not _OURS(line))
 
     def abandon(self) -> None:
         """Give it up with something still in it: its cgroup stays, to be swept later."""

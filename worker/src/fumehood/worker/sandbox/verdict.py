@@ -25,6 +25,10 @@ class KillReason(Enum):
     START = "start"
 
 
+#: Stage, errno and text of a sandbox that failed before it could run anything.
+SetupFault = tuple[str, int | None, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """A complete result frame: a value, an error, or why there is neither."""
@@ -45,7 +49,7 @@ class Facts:
     kill_reason: KillReason | None = None
     wait_status: int | None = None  # as of waitpid; None when the kernel's answer was lost
     protocol_fault: str = ""
-    setup_fault: tuple[str, int | None, str] | None = None  # stage, errno, text
+    setup_fault: SetupFault | None = None
     timeout: float = 0.0
     result_max: int = 0
 
@@ -87,26 +91,53 @@ def _by_result(facts: Facts) -> _Verdict | None:
             f"the value takes {result.too_large} bytes, the result limit is {facts.result_max}: "
             "store it and return a reference to it"
         )
-        return _Verdict(status=Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="result", exit_code=0)
+        return _Verdict(
+            status=Status.LIMIT_EXCEEDED,
+            blame=Blame.LIMIT,
+            reason=reason,
+            limit="result",
+            exit_code=0,
+        )
     if result.refused is not None:
         reason = f"the arguments cannot be read: {result.refused}"
         return _Verdict(status=Status.REJECTED, blame=Blame.POLICY, reason=reason)
-    return _Verdict(status=Status.FAILED, blame=Blame.TASK, reason="the task raised", error=result.error, exit_code=0)
+    return _Verdict(
+        status=Status.FAILED,
+        blame=Blame.TASK,
+        reason="the task raised",
+        error=result.error,
+        exit_code=0,
+    )
 
 
 def _by_kill(facts: Facts) -> _Verdict | None:
     match facts.kill_reason:
         case KillReason.DEADLINE:
             reason = f"killed at its timeout of {facts.timeout:g} s"
-            return _Verdict(status=Status.TIMED_OUT, blame=Blame.LIMIT, reason=reason, limit="timeout", signal="SIGKILL")
+            return _Verdict(
+                status=Status.TIMED_OUT,
+                blame=Blame.LIMIT,
+                reason=reason,
+                limit="timeout",
+                signal="SIGKILL",
+            )
         case KillReason.CANCELLED:
-            return _Verdict(status=Status.CANCELLED, blame=Blame.POLICY, reason="cancelled while it ran", signal="SIGKILL")
+            return _Verdict(
+                status=Status.CANCELLED,
+                blame=Blame.POLICY,
+                reason="cancelled while it ran",
+                signal="SIGKILL",
+            )
         case KillReason.SHUTDOWN:
             reason = "the node was stopped before the job ended"
-            return _Verdict(status=Status.CANCELLED, blame=Blame.INFRA, reason=reason, signal="SIGKILL")
+            return _Verdict(
+                status=Status.CANCELLED, blame=Blame.INFRA, reason=reason, signal="SIGKILL"
+            )
         case KillReason.START:
             reason = "the sandbox did not become ready in time"
-            return _Verdict(status=Status.START_FAILED, blame=Blame.INFRA, reason=reason, stage="ready")
+            return _Verdict(
+                status=Status.START_FAILED, blame=Blame.INFRA, reason=reason, stage="ready"
+            )
         case _:
             return None
 
@@ -121,7 +152,11 @@ def _by_protocol(facts: Facts) -> _Verdict | None:
 def _by_start(facts: Facts) -> _Verdict | None:
     if facts.ready:
         return None
-    stage, number, text = facts.setup_fault or ("ready", None, "it ended before the task's code began")
+    stage, number, text = facts.setup_fault or (
+        "ready",
+        None,
+        "it ended before the task's code began",
+    )
     name = f" ({os.strerror(number)})" if number else ""
     reason = f"the sandbox failed at its stage '{stage}': {text}{name}"
     return _Verdict(status=Status.START_FAILED, blame=Blame.INFRA, reason=reason, stage=stage)
@@ -134,17 +169,29 @@ def _by_signal(facts: Facts) -> _Verdict | None:
     name = signal_name(number)
     if number == signal.SIGSYS:
         reason = "killed by SIGSYS: a system call that its profile forbids"
-        return _Verdict(status=Status.POLICY_VIOLATION, blame=Blame.POLICY, reason=reason, signal=name)
+        return _Verdict(
+            status=Status.POLICY_VIOLATION, blame=Blame.POLICY, reason=reason, signal=name
+        )
     if number == signal.SIGXCPU:
         reason = "killed by SIGXCPU: its CPU limit"
-        return _Verdict(status=Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="cpu", signal=name)
+        return _Verdict(
+            status=Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="cpu", signal=name
+        )
     if number == signal.SIGXFSZ:
         reason = "killed by SIGXFSZ: its file size limit"
-        return _Verdict(status=Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="file_size", signal=name)
+        return _Verdict(
+            status=Status.LIMIT_EXCEEDED,
+            blame=Blame.LIMIT,
+            reason=reason,
+            limit="file_size",
+            signal=name,
+        )
     if number == signal.SIGKILL:
         reason = "killed from outside: SIGKILL that nobody here sent"
         return _Verdict(status=Status.CRASHED, blame=Blame.INFRA, reason=reason, signal=name)
-    return _Verdict(status=Status.CRASHED, blame=Blame.TASK, reason=f"the process died by {name}", signal=name)
+    return _Verdict(
+        status=Status.CRASHED, blame=Blame.TASK, reason=f"the process died by {name}", signal=name
+    )
 
 
 def _by_exit(facts: Facts) -> _Verdict:

@@ -7,6 +7,7 @@ when the manager is gone.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import importlib
@@ -201,7 +202,8 @@ class Zygote:
     def _end(self) -> NoReturn:
         """The manager is gone: no process may outlive it."""
         if self._kill_all is not None:
-            os.write(self._kill_all, b"1")
+            with contextlib.suppress(OSError):  # somebody removed the cgroup
+                os.write(self._kill_all, b"1")
         for pid, _ in self._children.values():
             killer.kill_tree(pid)
         deadline = time.monotonic() + 5.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,27 +31,35 @@ class ZygoteConfig:
     lifeline: int
     kill_all: int | None  # cgroup.kill of the manager's tree
     start_timeout: float  # seconds until the modules must be imported
-    path: Sequence[str] = field(default_factory=lambda: [entry or os.getcwd() for entry in sys.path])
+    path: Sequence[str] = field(
+        default_factory=lambda: [entry or os.getcwd() for entry in sys.path]
+    )
 
 
 class ZygoteProcess:
     """One exec'd zygote. ``on_lost`` is called once, when it is gone without having been asked."""
 
-    def __init__(self, config: ZygoteConfig, poller: Poller, on_lost: Callable[[ZygoteProcess], None]) -> None:
+    def __init__(
+        self, config: ZygoteConfig, poller: Poller, on_lost: Callable[[ZygoteProcess], None]
+    ) -> None:
         self.sandboxes: dict[int, SandboxProcess] = {}
         self.tasks: frozenset[str] = frozenset()
         self.warnings: list[str] = []
+        self.adopted = False  # whether it was made the current one, once
         self.start_error: SandboxUnavailable | None = None
         self._poller = poller
         self._on_lost = on_lost
         self._seats: set[int] = set()
         self._buffer = bytearray(protocol.FRAME_MAX)
+        self._oldest_debt, self._looks = 0, 0
+        self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = _launch(config, theirs.fileno())
-        self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._greet(config)
+        self._control.setblocking(False)  # should it stop reading, then it alone stands still
         poller.add(self._control.fileno(), self._on_frame)
+        with contextlib.suppress(OSError):  # it has died already, and will be lost
+            self._greet(config)
 
     @property
     def pid(self) -> int:
@@ -77,7 +87,7 @@ class ZygoteProcess:
         fds = [config.lifeline] if config.kill_all is None else [config.lifeline, config.kill_all]
         protocol.send(self._control, protocol.pack(protocol.START, start), fds)
 
-    async def ready(self, timeout: float) -> None:  # noqa: ASYNC109 - seconds until it is killed
+    async def ready(self, timeout: float) -> None:
         """Wait until its modules are imported. Raises ``SandboxUnavailable`` and ends it otherwise."""
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), timeout)
@@ -87,7 +97,7 @@ class ZygoteProcess:
                 f"importing the task modules took more than sandbox_start_timeout, {timeout:g} s"
             ) from None
         if self.start_error is not None:
-            self.close()
+            self.close(kill=True)
             raise self.start_error
 
     def fork(self, sandbox: SandboxProcess) -> None:
@@ -106,6 +116,16 @@ class ZygoteProcess:
     def _introduce(self, seat: Seat) -> None:
         protocol.send(self._control, protocol.pack(protocol.SEAT, 0, seat.number), seat.fds())
         self._seats.add(seat.number)
+
+    def looks_in_vain(self) -> int:
+        """How many calls of this one in a row found it owing the same answer.
+
+        It owes one for each sandbox that it was asked to fork, and for each that has ended.
+        """
+        owed = next((s for s, box in self.sandboxes.items() if not box.pid or box.is_dead()), 0)
+        self._looks = self._looks + 1 if owed and owed == self._oldest_debt else 0
+        self._oldest_debt = owed
+        return self._looks
 
     def _on_frame(self) -> None:
         try:
@@ -145,14 +165,17 @@ class ZygoteProcess:
             self._hello.set_result(None)
 
     def _lose(self) -> None:
-        if self.start_error is None and not self._hello.done():
-            self.start_error = SandboxUnavailable("the zygote ended before it had imported the task modules")
-        self._greeted()
+        self.lose("the zygote ended before it had imported the task modules")
+
+    def lose(self, why: str) -> None:
+        """Kill it, and hand its sandboxes over to the kernel's own reports."""
+        if self.start_error is None and not self.greeted:
+            self.start_error = SandboxUnavailable(why)
         self.close(kill=True)
         lost, self.sandboxes = list(self.sandboxes.values()), {}
+        self._on_lost(self)  # first, or it would be asked for more
         for sandbox in lost:
             sandbox.on_zygote_lost()
-        self._on_lost(self)
 
     def close(self, *, kill: bool = False) -> None:
         """Let it go: it kills its sandboxes and ends when its socket closes. Idempotent."""
@@ -160,6 +183,16 @@ class ZygoteProcess:
             self._poller.remove(self._control.fileno())
             self._control.close()
         if kill:
+            self._kill()
+        if self.start_error is None and not self.greeted:
+            self.start_error = SandboxUnavailable("the sandbox manager was stopped")
+        self._greeted()
+
+    def _kill(self) -> None:
+        # What the task modules have started is of its group; sandboxes have groups of their own.
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
 
     def reap(self, timeout: float) -> None:
@@ -167,13 +200,13 @@ class ZygoteProcess:
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
 
 
 def _launch(config: ZygoteConfig, fd: int) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and code
+        return subprocess.Popen(
             [sys.executable, "-c", _COMMAND.format(fd=fd)],
             env=dict(config.env),
             stdin=subprocess.DEVNULL,
