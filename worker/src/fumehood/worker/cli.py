@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,12 +117,27 @@ async def _serve(modules: list[str], queues: list[str], settings: Settings) -> N
         """A worker that says what it serves."""
 
         async def start(self) -> None:
-            await super().start()
+            with _quiet_broker():
+                await super().start()
             announce(self, modules, queues)
 
     prepare_process()
     await Announced(modules=modules, queues=queues, settings=settings).run()
     log.info("the node has stopped")
+
+
+@contextmanager
+def _quiet_broker() -> Generator[None]:
+    """Keep back the warnings of each attempt to connect: the error at the end says it all."""
+    broker_log = logging.getLogger("fumehood.broker")
+    if broker_log.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    broker_log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        broker_log.setLevel(logging.NOTSET)
 
 
 def announce(worker: Worker, modules: list[str], queues: list[str]) -> None:

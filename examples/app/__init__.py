@@ -1,0 +1,1 @@
+"""A small application: tasks, settings, and a producer."""
