@@ -12,6 +12,10 @@ from fumehood.common.errors import ConfigurationError
 _DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30} | _DECIMAL
 _SIZE = re.compile(r"\s*(\d{1,18})(\.\d{1,9})?\s*([A-Za-z]*)\s*", re.ASCII)
+
+#: What the default bounds leave for encoding: 8 MiB of bytes take a few more when encoded.
+ENCODING_ALLOWANCE = 1 << 10
+
 _MAX_SIZE = (1 << 63) - 1  # what an AMQP header holds
 
 

@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from fumehood.common.errors import ConfigurationError
-from fumehood.common.limits import Limits, parse_size
+from fumehood.common.limits import ENCODING_ALLOWANCE, Limits, parse_size
 
 
 def _size(value: object) -> int:
@@ -72,10 +72,10 @@ class Settings(BaseSettings):
 
     max_timeout: Seconds = 86400.0
     """Seconds; the largest ``timeout`` that a job may ask for."""
-    max_arguments: Size = 8 << 20
-    """Bytes; the largest body of encoded arguments."""
-    max_result: Size = 8 << 20
-    """Bytes; the largest encoded value, and the default of the ``result`` limit."""
+    max_arguments: Size = (8 << 20) + ENCODING_ALLOWANCE
+    """Bytes; the largest body of encoded arguments. By default 8 MiB of data fit."""
+    max_result: Size = (8 << 20) + ENCODING_ALLOWANCE
+    """Bytes; the largest encoded value, the most that the ``result`` limit can be."""
     max_output: Size = 1 << 20
     """Bytes kept of stdout and of stderr, each; the default of the ``output`` limit."""
 
