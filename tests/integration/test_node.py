@@ -63,10 +63,10 @@ class Asking:
 
     async def run(self, call: Any, **options: Any) -> Any:
         async with asyncio.timeout(PATIENCE):
-            return await self._client.run(call, **{"queue": self._queue, **options})
+            return await self._client.run(call, queue=self._queue, **options)
 
     async def enqueue(self, call: Any, **options: Any) -> Any:
-        return await self._client.enqueue(call, **{"queue": self._queue, **options})
+        return await self._client.enqueue(call, queue=self._queue, **options)
 
 
 @asynccontextmanager

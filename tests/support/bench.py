@@ -150,7 +150,7 @@ class Bench:
     def __init__(
         self, runner: FakeRunner, slots: int, fallback: FakeRunner | None, **settings: Any
     ):
-        name = f"bench-{next(_numbers)}"
+        self.name = name = f"bench-{next(_numbers)}"
         self.record: list[str] = []
         self.broker = RecordingBroker(name, self.record)
         self.producer = MemoryBroker(name, BrokerOptions())
@@ -178,9 +178,13 @@ class Bench:
 
     async def lose_connection(self) -> None:
         """What was delivered is delivered again, and settling the first deliveries does nothing."""
+        await self.broker_gone_for_a_while()
+        await self.consume()
+
+    async def broker_gone_for_a_while(self) -> None:
+        """The same, and nothing is delivered until ``consume``."""
         assert self.consumer is not None
         self.consumer.drop()  # type: ignore[attr-defined]
-        await self.consume()
 
     def _on_reply(self, message: Message) -> None:
         self.outcomes.append(outcome_from_message(message))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from support.aio import async_test, until
-from support.bench import FINE, NO_ARGUMENTS, NO_SANDBOX, TASK, FakeRunner, bench
+from support.bench import FINE, NO_ARGUMENTS, NO_SANDBOX, QUEUE, TASK, Bench, FakeRunner, bench
 
+from fumehood.broker.interface import Delivery
+from fumehood.broker.memory import MemoryBroker
+from fumehood.broker.options import BrokerOptions
 from fumehood.common.codec import encode
 from fumehood.common.errors import BrokerUnavailable, ConfigurationError, PayloadTooLarge
 from fumehood.common.limits import Limits
@@ -327,6 +332,41 @@ async def test_a_redelivered_job_that_still_runs_here_is_not_run_twice() -> None
         assert on.record.count("ack a") == 2  # of which the first does nothing
         await on.lose_connection()
         assert on.runner.ids == ["a", "b"]
+
+
+@async_test
+async def test_a_job_whose_ack_was_lost_is_acked_again_and_not_run() -> None:
+    async with bench(hold=True) as on:
+        await on.send("a")
+        await on.running("a")
+        await on.broker_gone_for_a_while()
+        on.runner.finish("a")
+        await on.recorded("ack a")
+        await on.idle()
+        await on.consume()
+        await on.recorded("ack a", 2)
+        assert on.runner.ids == ["a"]
+        assert len(on.outcomes) == 1
+        # The same id again, as a new job: it runs, though another node had it first.
+        await on.broker_gone_for_a_while()
+        async with node_that_dies(on) as taken:
+            await on.send("a")
+            await until(lambda: taken, "its delivery elsewhere")
+        await on.consume()
+        await on.running("a")
+        on.runner.finish("a")
+        assert (await on.outcome(2)).ok
+
+
+@asynccontextmanager
+async def node_that_dies(on: Bench) -> AsyncIterator[list[Delivery]]:
+    """Takes jobs and is gone."""
+    taken: list[Delivery] = []
+    other = MemoryBroker(on.name, BrokerOptions())
+    await other.start()
+    await other.consume_jobs(QUEUE, 10, taken.append)
+    yield taken
+    await other.stop()
 
 
 @async_test

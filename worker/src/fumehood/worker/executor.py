@@ -21,7 +21,7 @@ from fumehood.common.settings import Settings
 from fumehood.common.task import check_timeout
 from fumehood.worker.outbox import Outbox
 from fumehood.worker.profiles import refused
-from fumehood.worker.remembered import Cancels, UnsentOutcomes
+from fumehood.worker.remembered import Cancels, Settled, UnsentOutcomes
 from fumehood.worker.runner import Runner
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.verdict import KillReason
@@ -75,6 +75,7 @@ class Executor:
         self._slots = Slots(slots)
         self._present: dict[str, _Present] = {}
         self._cancels = Cancels()
+        self._settled = Settled()
         self._unsent = UnsentOutcomes()
         self._outbox = Outbox(broker, settings.publish_timeout)
         self._draining = False
@@ -93,6 +94,9 @@ class Executor:
             if other.acked and other.comes_again_as(delivery):
                 delivery.ack()
                 return
+        if delivery.redelivered and self._settled.knows(delivery.message):
+            delivery.ack()  # only its acknowledgement was lost
+            return
         await self._see_through(envelope, delivery)
 
     async def _see_through(self, envelope: Envelope, delivery: Delivery) -> None:
@@ -103,6 +107,8 @@ class Executor:
             if outcome is not None:
                 self._cancels.end(envelope.job_id)
             present.acked = await self._settle(delivery, outcome)
+            if present.acked:
+                self._settled.add(delivery.message)
         finally:
             present.stage = "settling"
             del self._present[envelope.job_id]

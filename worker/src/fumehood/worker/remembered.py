@@ -9,7 +9,7 @@ from fumehood.common.message import Message
 from fumehood.common.outcome import Outcome
 
 _CANCELS_MAX = 10_000
-_ENDED_MAX = 4_000  # jobs; a cancel that crosses the end of its job is seconds late at most
+_ENDED_MAX = 4_000  # jobs; a cancel or a delivery that crosses the end of its job comes soon
 _UNSENT_MAX = 1_000
 _UNSENT_BYTES = 64 << 20
 
@@ -68,6 +68,30 @@ class Cancels:
         """The job has ended here."""
         self._asked.discard(job_id)
         self._ended.add(job_id)
+
+
+class Settled:
+    """Messages whose jobs were seen through here: one that comes back lost its connection first.
+
+    Only messages with a ``message_id``, which differs for each publish: nothing else tells a
+    message that is delivered again from a new job under an old id.
+    """
+
+    def __init__(self) -> None:
+        self._messages = Recent(_ENDED_MAX)
+
+    def add(self, message: Message) -> None:
+        """The outcome of this message's job is where it belongs."""
+        if message.message_id:
+            self._messages.add(self._key(message))
+
+    def knows(self, message: Message) -> bool:
+        """Whether this very message was seen through."""
+        return bool(message.message_id) and self._key(message) in self._messages
+
+    @staticmethod
+    def _key(message: Message) -> str:
+        return f"{message.message_id} {message.correlation_id} {message.reply_to}"
 
 
 @dataclass(frozen=True, slots=True)
