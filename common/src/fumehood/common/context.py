@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextvars import ContextVar, Token
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextvars import ContextVar, Token
 
 ReportProgress = Callable[[float, str, Any], None]
 
@@ -56,12 +58,13 @@ class CurrentJob:
 # A thread that a task starts inherits no context, so the jobs of the whole process are kept as
 # well. In a sandbox that is one; only a node that runs tasks inline can have several.
 _running: list[CurrentJob] = []
-_current: ContextVar[CurrentJob] = ContextVar("fumehood.current_job")
+# The variable is made when a job first runs inline: sandboxes do without its library.
+_current: ContextVar[CurrentJob] | None = None
 
 
 def current_job() -> CurrentJob:
     """The job that this code runs for. Raises ``LookupError`` outside of a job."""
-    job = _current.get(None)
+    job = _current.get(None) if _current is not None else None
     if job is not None:
         return job
     if entered:
@@ -86,10 +89,16 @@ class running:  # noqa: N801 - reads as a word: ``with running(job):``
         self._job = job
 
     def __enter__(self) -> CurrentJob:
+        global _current
+        if _current is None:
+            from contextvars import ContextVar
+
+            _current = ContextVar("fumehood.current_job")
         _running.append(self._job)
         self._token = _current.set(self._job)
         return self._job
 
     def __exit__(self, *exc: object) -> None:
-        _current.reset(self._token)
+        if _current is not None:
+            _current.reset(self._token)
         _running.remove(self._job)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -365,7 +364,10 @@ def _module(function: Callable[..., Any]) -> str:
     return os.path.splitext(os.path.basename(file))[0] if file else module
 
 
-def check_timeout(timeout: object, maximum: float = math.inf) -> float:
+_NO_BOUND = float("inf")
+
+
+def check_timeout(timeout: object, maximum: float = _NO_BOUND) -> float:
     """``timeout`` as seconds: a finite number above 0 and at most ``maximum``.
 
     Raises ``InvalidArguments``.
@@ -378,7 +380,7 @@ def check_timeout(timeout: object, maximum: float = math.inf) -> float:
         raise InvalidArguments(
             "it must be a number of seconds, not one that large", "timeout"
         ) from None
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not 0 < seconds < _NO_BOUND:  # false for NaN as well
         raise InvalidArguments(f"it must be a finite number above 0, not {timeout!r}", "timeout")
     if seconds > maximum:
         raise InvalidArguments(f"{seconds:g} s is above max_timeout, {maximum:g} s", "timeout")

@@ -13,7 +13,7 @@ from typing import Any
 
 from fumehood.common.codec import decode
 from fumehood.common.outcome import ErrorInfo
-from fumehood.worker.sandbox import kernel, protocol
+from fumehood.worker.sandbox import memfd, protocol
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.verdict import Result, SetupFault
 
@@ -79,10 +79,10 @@ def read_result(kind: bytes, body: memoryview, fds: list[int], maximum: int) -> 
 def _read_memfd(fds: list[int], maximum: int) -> Result:
     """The value in a sealed memfd. Anything else could block the reader, or change under it."""
     try:
-        seals = fcntl.fcntl(fds[0], kernel.F_GET_SEALS)
+        seals = fcntl.fcntl(fds[0], memfd.F_GET_SEALS)
     except (OSError, IndexError):
         raise ValueError("a result descriptor that is no memfd") from None
-    if seals & kernel.SEALED != kernel.SEALED:
+    if seals & memfd.SEALED != memfd.SEALED:
         raise ValueError("a result memfd that is not sealed")
     size = os.fstat(fds[0]).st_size
     if size > maximum:

@@ -13,11 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
-from fcntl import F_SETOWN, fcntl
+from _socket import MSG_DONTWAIT, socket
 from functools import partial
 from marshal import loads
 from typing import Any, NoReturn
@@ -29,7 +28,7 @@ from fumehood.common.codec import READING, SKIM_ABOVE, encode
 from fumehood.common.envelope import decode_arguments
 from fumehood.common.errors import DecodeError, InvalidArguments
 from fumehood.common.task import registry
-from fumehood.worker.sandbox import fault, kernel, protocol
+from fumehood.worker.sandbox import fault, memfd, protocol
 
 #: Asks a sandbox for its Python stack. A real-time signal, for tasks use the named ones.
 DUMP_SIGNAL = signal.SIGRTMAX - 1
@@ -40,6 +39,10 @@ _LAST_FD = 1 << 20
 _PROGRESS_PERIOD = 0.05  # seconds; reports in between are dropped, all but those that say 1.0
 pack = Packer(strict_types=True, use_bin_type=True).pack
 _EXIT_BROKEN = 70  # EX_SOFTWARE: this file's own failure, never a task's
+
+
+def become_subreaper() -> None:
+    """Set by the zygote where there are no cgroups: how a sandbox keeps its orphans below it."""
 
 
 #: Tasks that need nothing but a call: sync, and without values to rebuild. Filled before forking.
@@ -56,7 +59,7 @@ def live(job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: in
         if procs >= 0:
             os.write(procs, b"0")
         else:
-            kernel.become_subreaper()
+            become_subreaper()
         stage = "group"
         os.setpgid(0, 0)  # not setsid: the zygote's session has no terminal, and a new one is dear
         stage = "descriptors"
@@ -66,10 +69,6 @@ def live(job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: in
         os.dup2(diag, DIAG, False)
         os.dup2(lifeline, LIFELINE, False)
         os.closerange(_FIRST_UNUSED, _LAST_FD)
-        # The seat's lifeline sends SIGKILL to its owner when the manager's end of it closes.
-        # PDEATHSIG would tie this process to the zygote, whose death must cost no job its verdict.
-        stage = "lifeline"
-        fcntl(LIFELINE, F_SETOWN, os.getpid())
     except BaseException as exc:
         _report_setup_failure(job, stage, exc)
         os._exit(_EXIT_BROKEN)
@@ -142,8 +141,9 @@ def _current_job(fields: tuple[Any, ...], started: float) -> context.CurrentJob:
 
 def _receive_arguments() -> bytes:
     """Large arguments: the next frame brings the memfd that they lie in."""
-    with socket.socket(fileno=os.dup(JOB)) as channel:
-        _, fds = protocol.receive(channel, bytearray(16), max_fds=1)
+    channel = socket(fileno=JOB)
+    _, fds = protocol.receive(channel, bytearray(16), max_fds=1)
+    channel.detach()
     with open(fds[0], "rb") as file:
         return file.read()
 
@@ -170,13 +170,7 @@ def _send_large(data: bytes, result_max: int) -> None:
     if len(data) > result_max:
         os.write(JOB, protocol.pack(protocol.TOO_LARGE, len(data)))
         return
-    memfd = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(memfd, view) :]
-    fcntl(memfd, kernel.F_ADD_SEALS, kernel.SEALED)
-    with socket.socket(fileno=os.dup(JOB)) as channel:
-        protocol.send(channel, protocol.VALUE_FD, [memfd])
+    protocol.send(socket(fileno=JOB), protocol.VALUE_FD, [memfd.sealed(data)])
 
 
 def _send_error(exc: BaseException) -> None:
@@ -189,7 +183,7 @@ def _send_error(exc: BaseException) -> None:
 
 
 def _reporter() -> context.ReportProgress:
-    channel = socket.socket(fileno=os.dup(JOB))
+    channel = socket(fileno=os.dup(JOB))
     last = [0.0]
 
     def report(fraction: float, message: str, data: Any) -> None:
@@ -201,7 +195,7 @@ def _reporter() -> context.ReportProgress:
         if len(frame) > protocol.INLINE_MAX:
             raise InvalidArguments(f"may take {protocol.INLINE_MAX} bytes encoded", "progress")
         with contextlib.suppress(BlockingIOError):  # a report is worth no waiting
-            channel.send(frame, socket.MSG_DONTWAIT)
+            channel.send(frame, MSG_DONTWAIT)
 
     return report
 

@@ -1,7 +1,7 @@
-"""The few system calls that Python has no name for, resolved once.
+"""The few system calls that Python has no name for.
 
-The zygote imports this before it forks: a first ctypes call made in a fresh child costs 100 us of
-symbol look-up and copied pages, a resolved one 1 us.
+Whoever needs one after a fork imports this before it: a first ctypes call made in a fresh child
+costs 100 us of symbol look-up and copied pages, a resolved one 1 us.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong,
 _libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t]
 _IONBF = 2
 
-PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36
-F_SETSIG = 10
-F_ADD_SEALS, F_GET_SEALS = 1033, 1034
-SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1, 2, 4, 8
-SEALED = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
 def prctl(option: int, value: int) -> None:
@@ -30,12 +26,6 @@ def prctl(option: int, value: int) -> None:
     if _prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl {option}: {os.strerror(number)}")
-
-
-def set_name(name: str) -> None:
-    """The name that ``ps`` and ``top`` show for this process, at most 15 bytes."""
-    text = ctypes.create_string_buffer(name.encode()[:15])
-    _prctl(PR_SET_NAME, ctypes.addressof(text), 0, 0, 0)
 
 
 def become_subreaper() -> None:

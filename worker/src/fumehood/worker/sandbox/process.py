@@ -101,6 +101,7 @@ class SandboxProcess:
     def on_forked(self, pid: int, pidfd: int) -> None:
         """It exists: it is parked from here on."""
         self.pid, self.pidfd = pid, pidfd
+        self.seat.guard(pid)
         add = self._around.poller.add
         add(self._channel.fileno(), self._on_frames)
         add(self._stdout.fd, lambda: self._on_output(self._stdout))

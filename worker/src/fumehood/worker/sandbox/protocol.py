@@ -7,10 +7,18 @@ content from it, never a verdict.
 
 from __future__ import annotations
 
-import array
 import marshal
 import os
-import socket
+import struct
+from _socket import (  # ``socket`` itself brings three more libraries into every fork
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    MSG_CTRUNC,
+    MSG_TRUNC,
+    SCM_RIGHTS,
+    SOL_SOCKET,
+    socket,
+)
 from typing import Any
 
 import msgpack
@@ -44,11 +52,10 @@ RESULTS = frozenset((VALUE, VALUE_FD, ERROR, TOO_LARGE, REFUSED))
 # Control frames are marshalled tuples, (code, ...); but for START, which is the first.
 CONTROL_MAX = 256
 
-# Plain numbers: the enumerations of ``socket`` make each test of a flag a chain of calls.
-CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
-_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
-_FD_SIZE = array.array("i").itemsize
-_FD_SPACE = tuple(socket.CMSG_SPACE(count * _FD_SIZE) for count in range(4))
+CLOEXEC = MSG_CMSG_CLOEXEC
+_CUT_OFF = MSG_TRUNC | MSG_CTRUNC
+_FD_SIZE = struct.calcsize("i")
+_FD_SPACE = tuple(CMSG_SPACE(count * _FD_SIZE) for count in range(4))
 THREE_FDS = _FD_SPACE[3]
 _NO_FDS: list[int] = []
 
@@ -79,15 +86,15 @@ def pack_job(*fields: Any) -> bytes:
     return marshal.dumps(fields)
 
 
-def send(sock: socket.socket, frame: bytes, fds: list[int] = _NO_FDS) -> None:
+def send(sock: socket, frame: bytes, fds: list[int] = _NO_FDS) -> None:
     """Send one frame with file descriptors beside it."""
     if not fds:
         sock.send(frame)
         return
-    sock.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    sock.sendmsg([frame], [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))])
 
 
-def receive(sock: socket.socket, buffer: bytearray, max_fds: int) -> tuple[memoryview, list[int]]:
+def receive(sock: socket, buffer: bytearray, max_fds: int) -> tuple[memoryview, list[int]]:
     """Receive one frame into ``buffer``; an empty frame is the end.
 
     More descriptors than ``max_fds``, or a frame larger than the buffer, is a ``ValueError``; the
@@ -104,8 +111,8 @@ def receive(sock: socket.socket, buffer: bytearray, max_fds: int) -> tuple[memor
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
+    fds: list[int] = []
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
-    return fds.tolist()
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            fds += struct.unpack_from(f"{len(data) // _FD_SIZE}i", data)
+    return fds

@@ -8,7 +8,7 @@ import re
 import signal
 from pathlib import Path
 
-from fumehood.worker.sandbox import kernel
+from fumehood.worker.sandbox import memfd
 from fumehood.worker.sandbox.cgroup import Leaf
 
 # How every sandbox came to its task is of no interest to those who read the task's stack.
@@ -16,6 +16,7 @@ _OURS = re.compile(
     rf'  File "({re.escape(str(Path(__file__).parent))}/.*", line|<string>", line 1 in <module>)'
 ).match
 _DIAG_MAX = 32 << 10  # bytes; faulthandler writes at most 100 frames for each of 100 threads
+_F_SETSIG = 10  # of fcntl(2)
 
 
 class Seat:
@@ -30,14 +31,18 @@ class Seat:
         # Sealed at its size: a task that finds the descriptor cannot grow it.
         fcntl.fcntl(
             self.diag_fd,
-            kernel.F_ADD_SEALS,
-            kernel.SEAL_SHRINK | kernel.SEAL_GROW | kernel.SEAL_SEAL,
+            memfd.F_ADD_SEALS,
+            memfd.SEAL_SHRINK | memfd.SEAL_GROW | memfd.SEAL_SEAL,
         )
 
     def fds(self) -> list[int]:
         """What the zygote needs of it."""
         fds = [self.diag_fd, self.lifeline_fd]
         return fds if self.leaf is None else [*fds, self.leaf.procs_fd]
+
+    def guard(self, pid: int) -> None:
+        """Have the kernel kill process ``pid`` when this manager is gone, whatever else is."""
+        fcntl.fcntl(self.lifeline_fd, fcntl.F_SETOWN, pid)
 
     def stack_size(self) -> int:
         """Bytes of stack written since the last ``take_stack``."""
@@ -70,13 +75,13 @@ class Seat:
 def _killing_end(lifeline: int) -> int:
     """The pipe's reading end, opened anew, that sends SIGKILL to its owner when the pipe closes.
 
-    Owner and signal belong to an open file: each seat needs its own, and each sandbox makes itself
-    the owner.
+    Owner and signal belong to an open file, so each seat has its own; each sandbox in turn is made
+    its owner. PDEATHSIG would tie a sandbox to the zygote, whose death must cost no job its verdict.
     """
     try:
         own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return os.dup(lifeline)  # without /proc the zygote's own watch over the manager remains
-    fcntl.fcntl(own, kernel.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     return own

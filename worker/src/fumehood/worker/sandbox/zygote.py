@@ -8,23 +8,23 @@ when the manager is gone.
 from __future__ import annotations
 
 import contextlib
+import contextlib
 import faulthandler
 import gc
 import importlib
 import os
-import resource
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
+from _socket import SCM_RIGHTS, SOL_SOCKET, socket
 from marshal import dumps, loads
 from struct import pack, unpack_from
 from typing import Any, NoReturn
 
 from fumehood.common.task import registry
-from fumehood.worker.sandbox import child, kernel, killer, protocol
+from fumehood.worker.sandbox import child, killer, protocol
 from fumehood.worker.sandbox.environment import BIND_NOW
 
 _LOW_FDS = 10  # sandboxes place their own descriptors below this number
@@ -41,7 +41,7 @@ def main(control_fd: int) -> NoReturn:
     _reset_signals()
     _reserve_low_descriptors()
     os.set_inheritable(control_fd, False)
-    Zygote(socket.socket(fileno=control_fd)).serve()
+    Zygote(socket(fileno=control_fd)).serve()
 
 
 def _reset_signals() -> None:
@@ -62,7 +62,7 @@ def _reserve_low_descriptors() -> None:
 class Zygote:
     """One control socket, the seats that sandboxes sit in, and the children alive."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket) -> None:
         self._control = control
         self._seats: dict[int, tuple[int, int, int]] = {}  # diag, lifeline, cgroup.procs or -1
         self._children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, serial)
@@ -96,9 +96,9 @@ class Zygote:
     def _start(self, config: dict[str, Any], fds: list[int]) -> None:
         self._lifeline = fds[0]
         self._kill_all = fds[1] if len(fds) > 1 else None
-        kernel.set_name(config["name"])
-        kernel.become_subreaper()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _set_name(config["name"])
+        if self._kill_all is None:
+            _prepare_subreapers()
         _write_lines_at_once()
         sys.path[:0] = [entry for entry in config["path"] if entry not in sys.path]
         umask, here = config["umask"], config["cwd"]
@@ -108,6 +108,7 @@ class Zygote:
         _reset_signals()
         _catch_crashes()
         self._prepare_tasks()
+        _unbuffer_c_streams()
         gc.collect()
         gc.freeze()
         self._send(protocol.HELLO, registry.names(), warnings)
@@ -174,7 +175,7 @@ class Zygote:
             self._children[pidfd] = (pid, serial)
             self._poll.register(pidfd, select.POLLIN)
             answer = dumps((protocol.FORKED, serial, pid))
-            self._control.sendmsg((answer,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, pack("i", pidfd)),))
+            self._control.sendmsg((answer,), ((SOL_SOCKET, SCM_RIGHTS, pack("i", pidfd)),))
         os.close(job)
         os.close(stdout)
         os.close(stderr)
@@ -223,6 +224,27 @@ def select_ready(pidfds: dict[int, tuple[int, int]]) -> list[tuple[int, int]]:
     return poll.poll(100)
 
 
+def _set_name(name: str) -> None:
+    """The name that ``ps`` and ``top`` show for this process and its sandboxes."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(name)
+
+
+def _prepare_subreapers() -> None:
+    """Let sandboxes adopt their own orphans. Costs each fork a little: only without cgroups."""
+    from fumehood.worker.sandbox import kernel
+
+    child.become_subreaper = kernel.become_subreaper
+
+
+def _unbuffer_c_streams() -> None:
+    """Keep what C code prints out of buffers that a kill would lose, where C code is about at all."""
+    if "ctypes" in sys.modules:
+        from fumehood.worker.sandbox import kernel
+
+        kernel.unbuffer_c_streams()
+
+
 def _catch_crashes() -> None:
     """Have every sandbox write its Python stack to its own DIAG descriptor: handlers are inherited."""
     faulthandler.enable(child.DIAG, all_threads=True)
@@ -239,4 +261,3 @@ def _write_lines_at_once() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    kernel.unbuffer_c_streams()
