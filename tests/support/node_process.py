@@ -69,9 +69,9 @@ class WorkerProcess:
 
 @contextmanager
 def worker(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, wait: bool = True
 ) -> Generator[WorkerProcess]:
-    """``fumehood worker`` with these arguments, serving; ended with the block."""
+    """``fumehood worker`` with these arguments, serving if ``wait``; ended with the block."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         with log.open("wb") as sink:
@@ -85,7 +85,8 @@ def worker(
             )
         found = WorkerProcess(process, log)
         try:
-            found.wait_until_serving()
+            if wait:
+                found.wait_until_serving()
             yield found
         finally:
             if process.poll() is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fumehood.client import Client
@@ -14,7 +14,7 @@ from fumehood.common.outcome import Outcome, Status
 from fumehood.common.task import Call
 from fumehood.demo import tasks
 
-_GONE_WITHIN = 1.0  # seconds that a killed process may take to leave the process table
+_DEAD_WITHIN = 1.0  # seconds that a killed process may take to be seen as dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Finding:
     took: float  # of the task's code, to the end of its last process
     cleaned_up: str
     grandchild: int | None = None  # process id
-    grandchild_gone: bool | None = None
+    grandchild_dead: bool | None = None
 
     @property
     def as_expected(self) -> bool:
         """Whether it ended as it had to, with nothing left."""
-        return self.status == self.expected and self.grandchild_gone is not False
+        return self.status == self.expected and self.grandchild_dead is not False
 
 
 async def run_cases(client: Client) -> list[Finding]:
@@ -69,7 +69,7 @@ async def run_cases(client: Client) -> list[Finding]:
 
 async def _examine(case: Case, outcome: Outcome) -> Finding:
     grandchild = _grandchild(outcome)
-    gone = None if grandchild is None else await _is_gone(grandchild)
+    dead = None if grandchild is None else await _is_dead(grandchild)
     reason = outcome.reason
     if outcome.error is not None:
         reason = f"{outcome.error.type}: {outcome.error.message}"
@@ -81,15 +81,15 @@ async def _examine(case: Case, outcome: Outcome) -> Finding:
         reason=reason,
         timeout=case.timeout,
         took=round(outcome.usage.wall, 4),
-        cleaned_up=_cleaned_up(outcome, grandchild, gone),
+        cleaned_up=_cleaned_up(outcome, grandchild, dead),
         grandchild=grandchild,
-        grandchild_gone=gone,
+        grandchild_dead=dead,
     )
 
 
-def _cleaned_up(outcome: Outcome, grandchild: int | None, gone: bool | None) -> str:
+def _cleaned_up(outcome: Outcome, grandchild: int | None, dead: bool | None) -> str:
     if grandchild is not None:
-        return f"process {grandchild} {'is gone' if gone else 'IS STILL THERE'}"
+        return f"process {grandchild} {'is dead' if dead else 'IS ALIVE'}"
     if outcome.leaked_processes:
         return f"{outcome.leaked_processes} processes"
     return "its process" if outcome.status is Status.TIMED_OUT else "nothing was left"
@@ -101,14 +101,19 @@ def _grandchild(outcome: Outcome) -> int | None:
     return int(found[1]) if found else None
 
 
-async def _is_gone(pid: int) -> bool:
-    end = time.monotonic() + _GONE_WITHIN
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return True  # it is somebody else's by now: ours had our user
+async def _is_dead(pid: int) -> bool:
+    end = time.monotonic() + _DEAD_WITHIN
+    while _state(pid) not in ("", "Z", "X"):
+        if time.monotonic() > end:
+            return False
         await asyncio.sleep(0.01)
-    return False
+    return True
+
+
+def _state(pid: int) -> str:
+    """One letter, as ``ps`` shows it; empty when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[0]

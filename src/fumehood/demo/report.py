@@ -31,7 +31,7 @@ def show_misbehaviour(out: Console, findings: Sequence[Finding]) -> None:
     for each in findings:
         colour = "green" if each.as_expected else "bold red"
         status = f"[{colour}]{each.status}[/]"
-        if not each.as_expected:
+        if each.status != each.expected:
             status += f" (not {each.expected})"
         reason, took = escape(each.reason), f"{each.took * 1000:.1f} ms"
         table.add_row(each.what, status, each.blame, reason, took, each.cleaned_up)

@@ -19,7 +19,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback below it where there is one."""
         facts = "".join(f" {name}={_shown(fact)}" for name, fact in _extras(record).items())
-        head = f"{_when(record)} {record.levelname} {record.name}: {record.getMessage()}{facts}"
+        message = record.getMessage().replace("\n", "\\n")
+        head = f"{_when(record)} {record.levelname} {record.name}: {message}{facts}"
         return f"{head}\n{self.formatException(record.exc_info)}" if record.exc_info else head
 
 
