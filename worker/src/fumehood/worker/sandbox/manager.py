@@ -152,6 +152,7 @@ class SandboxManager:
         self._tell_waiting(_NoSandbox("the sandbox manager was stopped", "stopped"))
         self.kill_all(KillReason.SHUTDOWN)
         await _until(lambda: not self._running)
+        os.close(self._lifeline_ours)  # the end of all that hold on to the other one
         await self._keeper.stop()
         for sandbox in [*self._parked, *self._forking, *self._running]:
             sandbox.on_zygote_lost()
@@ -168,7 +169,6 @@ class SandboxManager:
             self._tree = None
         self._poller.close()
         os.close(self._lifeline)
-        os.close(self._lifeline_ours)
         self._open = False
 
     # --- jobs -------------------------------------------------------------------------------

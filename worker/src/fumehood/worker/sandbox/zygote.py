@@ -201,8 +201,9 @@ class Zygote:
         protocol.send(self._control, dumps((code, *parts)), fds or [])
 
     def _end(self) -> NoReturn:
-        """The manager is gone: no process may outlive it."""
-        if self._kill_all is not None:
+        """The manager is gone, or needs this zygote no more: none of its processes may outlive it."""
+        # The tree is the manager's, with the sandboxes of other zygotes in it.
+        if self._kill_all is not None and self._children and self._has_no_manager():
             with contextlib.suppress(OSError):  # somebody removed the cgroup
                 os.write(self._kill_all, b"1")
         for pid, _ in self._children.values():
@@ -214,6 +215,11 @@ class Zygote:
                 os.waitpid(pid, 0)
         killer.kill_strays(set())
         os._exit(0)
+
+    def _has_no_manager(self) -> bool:
+        poll = select.poll()
+        poll.register(self._lifeline, 0)  # which leaves the hang-up
+        return bool(poll.poll(100))  # its sockets may be closed before its pipes are
 
 
 def select_ready(pidfds: dict[int, tuple[int, int]]) -> list[tuple[int, int]]:
