@@ -89,7 +89,7 @@ class running:  # noqa: N801 - reads as a word: ``with running(job):``
         self._job = job
 
     def __enter__(self) -> CurrentJob:
-        global _current
+        global _current  # noqa: PLW0603 - one variable to a process
         if _current is None:
             from contextvars import ContextVar
 

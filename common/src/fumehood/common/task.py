@@ -351,8 +351,8 @@ def _name(function: Callable[..., Any]) -> str:
 def _module(function: Callable[..., Any]) -> str:
     """The module under which others import ``function``.
 
-    A script is ``__main__`` to itself alone: its tasks are named by its file, as a node that imports
-    that file will name them.
+    A script is ``__main__`` to itself alone: its tasks are named by its file, as a node that
+    imports that file will name them.
     """
     module: str = getattr(function, "__module__", "")
     if module != "__main__":
@@ -361,7 +361,7 @@ def _module(function: Callable[..., Any]) -> str:
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
         return str(spec.name.removesuffix(".__main__"))
-    return os.path.splitext(os.path.basename(file))[0] if file else module
+    return os.path.splitext(os.path.basename(file))[0] if file else module  # noqa: PTH119, PTH122
 
 
 _NO_BOUND = float("inf")

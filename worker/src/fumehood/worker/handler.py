@@ -57,7 +57,7 @@ def run_handler(
     refuse_untrusted(task.options.profile)
     settings = load_settings() if settings is None else settings
     call = task.bind(tuple(args), dict(kwargs))
-    job = make_job(call, settings, f"local-{os.getpid()}-{next(_ids)}", timeout, None)
+    job = make_job(call, settings, f"local-{os.getpid()}-{next(_ids)}", timeout=timeout)
     outcome = _run_in_sandbox(task, job, settings)
     if outcome.ok:
         return _rebuilt(task, outcome.value)
@@ -85,7 +85,9 @@ def _run_in_sandbox(task: Task[..., Any], job: Job, settings: Settings) -> Outco
     try:
         return _house.run(_module_of(task), job, settings)
     except SandboxUnavailable as exc:
-        return Outcome(Status.START_FAILED, job.job_id, job.task, Blame.INFRA, str(exc), stage="zygote")
+        return Outcome(
+            Status.START_FAILED, job.job_id, job.task, Blame.INFRA, str(exc), stage="zygote"
+        )
 
 
 def _module_of(task: Task[..., Any]) -> str:
@@ -132,7 +134,9 @@ class _House:
         if self._loop is None or self._pid != os.getpid():
             self._pid, self._managers = os.getpid(), {}
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="fumehood-sandbox", daemon=True).start()
+            threading.Thread(
+                target=self._loop.run_forever, name="fumehood-sandbox", daemon=True
+            ).start()
             atexit.register(self._close, self._pid)
         return self._loop
 

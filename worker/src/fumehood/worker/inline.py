@@ -51,7 +51,9 @@ class InlineRunner:
             try:
                 importlib.import_module(name)
             except Exception as exc:
-                raise SandboxUnavailable(f"cannot import {name}: {type(exc).__name__}: {exc}") from exc
+                raise SandboxUnavailable(
+                    f"cannot import {name}: {type(exc).__name__}: {exc}"
+                ) from exc
 
     async def stop(self) -> None:
         """Cancel async tasks; threads are left to end by themselves."""
@@ -130,20 +132,30 @@ class InlineRunner:
             return _error(exc)
 
     async def _call(
-        self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], current: context.CurrentJob
+        self,
+        task: Task[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+        current: context.CurrentJob,
     ) -> Any:
         if task.is_async:
             with context.running(current):
-                return await asyncio.wait_for(_await(task.function(*args, **kwargs)), current.remaining())
+                return await asyncio.wait_for(
+                    _await(task.function(*args, **kwargs)), current.remaining()
+                )
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _call_sync, task.function, args, kwargs, current)
+        return await loop.run_in_executor(
+            self._threads, _call_sync, task.function, args, kwargs, current
+        )
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def _call_sync(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], job: context.CurrentJob) -> Any:
+def _call_sync(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], job: context.CurrentJob
+) -> Any:
     with context.running(job):
         try:
             return function(*args, **kwargs)
@@ -167,7 +179,9 @@ def run_inline(job: Job) -> Any:
     """Run a job's function in this thread and return its value, plainly: its exceptions come out."""
     task = registry.get(job.task)
     args, kwargs = task.plan.arguments(*decode_arguments(job.arguments))
-    current = context.CurrentJob(job.job_id, job.task, 1, "", job.timeout, time.monotonic() + job.timeout)
+    current = context.CurrentJob(
+        job.job_id, job.task, 1, "", job.timeout, time.monotonic() + job.timeout
+    )
     with context.running(current):
         value = task.function(*args, **kwargs)
         value = asyncio.run(_await(value)) if task.is_async else value

@@ -3,9 +3,9 @@
 An ordered list of steps. Each is named before it is taken, so that a failure tells its stage; up to
 READY nothing is the task's fault, after it everything is judged by the manager from outside.
 
-After a fork every page that is touched is copied at its first touch, by objects' reference counts
-too. The code on the common path is therefore plain: few objects, no exceptions, no context managers.
-What can be done once is done in the zygote and inherited (signals, faulthandler, limits).
+After a fork every page that is touched is copied at its first touch, even by a reference count. The
+code on the common path is therefore plain: few objects, no exceptions, no context managers. What
+can be done once is done in the zygote and inherited (signals, faulthandler, limits).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from _socket import MSG_DONTWAIT, socket
+from collections.abc import Callable
 from functools import partial
 from marshal import loads
 from typing import Any, NoReturn
@@ -49,7 +49,9 @@ def become_subreaper() -> None:
 plain_tasks: dict[str, Callable[..., Any]] = {}
 
 
-def live(job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: int) -> NoReturn:
+def live(  # noqa: PLR0917 - named arguments cost a fresh process more
+    job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: int
+) -> NoReturn:
     """Set up, wait for a job, run it, hand over its result, end. Never returns.
 
     The arguments are descriptors of the zygote; ``procs`` is -1 where there are no cgroups.
@@ -95,7 +97,7 @@ def _serve() -> None:
     frame = os.read(JOB, protocol.JOB_MAX)
     if not frame:
         os._exit(0)  # the manager has no use for this sandbox any more
-    fields = loads(frame)
+    fields = loads(frame)  # noqa: S302 - from the manager, which runs the same interpreter
     _, name, _, _, _, result_max, arguments = fields
     context.entered.append(partial(_current_job, fields, time.monotonic()))
     os.write(JOB, protocol.READY)
@@ -216,7 +218,12 @@ def _exit_code(code: Any) -> int:
 
 def _leave(code: int) -> NoReturn:
     """Flush and end, without atexit handlers, destructors or joins that a task may hang."""
-    for stream in (sys.stdout, sys.stderr, sys.__stdout__):  # a task may have replaced the first
+    streams: tuple[Any, ...] = (
+        sys.stdout,
+        sys.stderr,
+        sys.__stdout__,
+    )  # a task may replace the first
+    for stream in streams:
         try:
             stream.flush()
         except BaseException:  # noqa: S110 - a closed or broken stream: what it held is lost

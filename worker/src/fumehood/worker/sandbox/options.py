@@ -30,8 +30,9 @@ def make_job(
     call: Call[Any],
     settings: Settings,
     job_id: str,
-    timeout: float | None,
-    limits: Limits | None,
+    *,
+    timeout: float | None = None,
+    limits: Limits | None = None,
     on_progress: OnProgress | None = None,
 ) -> Job:
     """A call as a job of this process. Raises ``InvalidArguments``, ``PayloadTooLarge``."""
@@ -44,8 +45,12 @@ def make_job(
         task=call.task.name,
         arguments=encode_arguments(call, settings.max_arguments),
         timeout=check_timeout(seconds, settings.max_timeout),
-        result_max=smallest(settings.max_result, options.limits.result, limits and limits.result),
-        output_max=smallest(settings.max_output, options.limits.output, limits and limits.output),
+        result_max=smallest(
+            settings.max_result, options.limits.result, limits.result if limits else None
+        ),
+        output_max=smallest(
+            settings.max_output, options.limits.output, limits.output if limits else None
+        ),
         on_progress=on_progress,
     )
 
@@ -54,7 +59,8 @@ def refuse_untrusted(profile: Profile) -> None:
     """Raise ``ConfigurationError`` for a profile whose guarantees nothing here enforces yet."""
     if profile == "untrusted":
         raise ConfigurationError(
-            "profile 'untrusted' cannot be enforced by this version: run only code that you trust not to attack"
+            "profile 'untrusted' cannot be enforced by this version: "
+            "run only code that you trust not to attack"
         )
 
 

@@ -136,7 +136,7 @@ class SandboxProcess:
     # --- running ----------------------------------------------------------------------------
 
     def start(self, job: Job) -> asyncio.Future[Outcome]:
-        """Hand over the job. The future gets its outcome; cancelling it ends nothing but the wait."""
+        """Hand over the job. The future gets its outcome; cancelling it ends the wait only."""
         self.job = job
         self.outcome = self._around.loop.create_future()
         self._stdout.keep = self._stderr.keep = job.output_max
@@ -337,7 +337,7 @@ class SandboxProcess:
         self._around.on_end(self)
 
     def _judge(self) -> Outcome:
-        assert self.job is not None
+        assert self.job is not None  # noqa: S101 - only what was started has an outcome
         now = time.monotonic()
         ready_at = self._ready_at or now
         facts = Facts(

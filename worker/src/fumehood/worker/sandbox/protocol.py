@@ -36,7 +36,7 @@ START, SEAT, FORK = 0, 1, 2
 HELLO, HELLO_FAILED, FORKED, FORK_FAILED, EXITED = 10, 11, 12, 13, 14
 
 # Job socket: the first byte of a frame.
-# A job comes first, marshalled: (id, task, attempt, token, timeout, result limit, arguments or None)
+# A job comes first, marshalled: id, task, attempt, token, timeout, result limit, arguments or None.
 ARGUMENTS = b"A"  # manager: the arguments are in the memfd that comes along
 READY = b"R"  # sandbox: the task's code is about to start
 VALUE = b"V"  # sandbox: the encoded value
@@ -82,7 +82,7 @@ def unpack(data: bytes | memoryview) -> list[Any]:
 
 
 def pack_job(*fields: Any) -> bytes:
-    """A job frame. ``marshal`` is for two processes of one interpreter, and cheap in a fresh child."""
+    """A job frame. ``marshal`` serves one interpreter's processes, and is cheap in a fresh one."""
     return marshal.dumps(fields)
 
 

@@ -78,6 +78,11 @@ class Sandbox:
         """
         refuse_untrusted(call.task.options.profile)
         job = make_job(
-            call, self._settings, job_id or f"local-{next(self._ids)}", timeout, limits, on_progress
+            call,
+            self._settings,
+            job_id or f"local-{next(self._ids)}",
+            timeout=timeout,
+            limits=limits,
+            on_progress=on_progress,
         )
         return await self._manager.run(job)

@@ -76,7 +76,7 @@ def _killing_end(lifeline: int) -> int:
     """The pipe's reading end, opened anew, that sends SIGKILL to its owner when the pipe closes.
 
     Owner and signal belong to an open file, so each seat has its own; each sandbox in turn is made
-    its owner. PDEATHSIG would tie a sandbox to the zygote, whose death must cost no job its verdict.
+    its owner. PDEATHSIG would tie it to the zygote, whose death must cost no job its verdict.
     """
     try:
         own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

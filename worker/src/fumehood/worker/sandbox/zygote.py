@@ -8,7 +8,6 @@ when the manager is gone.
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import faulthandler
 import gc
 import importlib
@@ -115,7 +114,7 @@ class Zygote:
 
     def _import(self, modules: list[str]) -> list[str]:
         """Import the task modules; what they did that a forking process should not do."""
-        global importing
+        global importing  # noqa: PLW0603 - one zygote to a process
         importing = True
         warnings: list[str] = []
         threads = _thread_count()
@@ -129,8 +128,8 @@ class Zygote:
             now = _thread_count()
             if now > threads:
                 warnings.append(
-                    f"importing {name} started {now - threads} thread(s): locks that they hold at a "
-                    "fork stay locked in every sandbox; start threads inside the task"
+                    f"importing {name} started {now - threads} thread(s): locks held at "
+                    "a fork stay locked in every sandbox; start threads inside the task"
                 )
             threads = now
         importing = False
@@ -156,7 +155,7 @@ class Zygote:
         )
         if not frame:
             self._end()
-        code, serial, seat = loads(frame)
+        code, serial, seat = loads(frame)  # noqa: S302 - from the manager
         fds = ancillary[0][2]
         if code == protocol.SEAT:
             procs = unpack_from("i", fds, 8)[0] if len(fds) > 8 else -1
@@ -192,7 +191,7 @@ class Zygote:
         self._control.send(dumps((protocol.EXITED, serial, status, cpu, leaked)))
 
     def _reap_orphans(self) -> None:
-        """Reap what the cgroup's kill left to this subreaper, and nothing that has its own pidfd."""
+        """Reap what the cgroup's kill left to this subreaper, and nothing with its own pidfd."""
         own = {pid for pid, _ in self._children.values()}
         for pid in killer.children_of(os.getpid()) - own:
             os.waitpid(pid, os.WNOHANG)
@@ -201,7 +200,7 @@ class Zygote:
         protocol.send(self._control, dumps((code, *parts)), fds or [])
 
     def _end(self) -> NoReturn:
-        """The manager is gone, or needs this zygote no more: none of its processes may outlive it."""
+        """The manager is gone, or needs this zygote no more: its processes may not outlive it."""
         # The tree is the manager's, with the sandboxes of other zygotes in it.
         if self._kill_all is not None and self._children and self._has_no_manager():
             with contextlib.suppress(OSError):  # somebody removed the cgroup
@@ -244,7 +243,7 @@ def _prepare_subreapers() -> None:
 
 
 def _unbuffer_c_streams() -> None:
-    """Keep what C code prints out of buffers that a kill would lose, where C code is about at all."""
+    """Keep what C code prints out of buffers that a kill would lose, where C code is about."""
     if "ctypes" in sys.modules:
         from fumehood.worker.sandbox import kernel
 
@@ -252,7 +251,7 @@ def _unbuffer_c_streams() -> None:
 
 
 def _catch_crashes() -> None:
-    """Have every sandbox write its Python stack to its own DIAG descriptor: handlers are inherited."""
+    """Have every sandbox write its Python stack to its own DIAG: handlers are inherited."""
     faulthandler.enable(child.DIAG, all_threads=True)
     faulthandler.register(child.DUMP_SIGNAL, child.DIAG, all_threads=True, chain=False)
 

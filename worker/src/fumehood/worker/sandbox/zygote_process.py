@@ -21,7 +21,6 @@ from fumehood.worker.sandbox.process import SandboxProcess
 from fumehood.worker.sandbox.seat import Seat
 
 
-
 @dataclass(frozen=True, slots=True)
 class ZygoteConfig:
     """What a zygote is started with."""
@@ -88,7 +87,7 @@ class ZygoteProcess:
         protocol.send(self._control, protocol.pack(protocol.START, start), fds)
 
     async def ready(self, timeout: float) -> None:
-        """Wait until its modules are imported. Raises ``SandboxUnavailable`` and ends it otherwise."""
+        """Wait until its modules are imported. Else raises ``SandboxUnavailable`` and ends it."""
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), timeout)
         except TimeoutError:
