@@ -229,6 +229,7 @@ class Bench:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.executor.close()
         await self.producer.stop()
         await self.broker.stop()
 

@@ -22,6 +22,7 @@ from fumehood.common.limits import Limits
 from fumehood.common.message import TYPE_JOB, Message
 from fumehood.common.outcome import Blame, Outcome, Status
 from fumehood.common.task import task
+from fumehood.worker import unclaimed
 from fumehood.worker.remembered import Cancels, Recent, UnsentOutcomes
 from fumehood.worker.sandbox.verdict import KillReason
 
@@ -69,12 +70,42 @@ async def test_a_job_that_wants_no_reply_is_acked_without_one() -> None:
 
 
 @async_test
-async def test_a_reply_address_that_is_gone_does_not_keep_the_job() -> None:
+async def test_a_reply_address_that_is_gone_does_not_keep_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unclaimed, "_PATIENCE", 0.2)
     async with bench() as on:
         await on.send("a", reply_to=GONE)
+        await on.send("b", reply_to=GONE)
         await on.recorded("ack a")
-        assert on.record == ["publish a", "confirmed a", "ack a"]
+        await on.recorded("ack b")
+        waiting = on.executor._outbox._unclaimed
+        await until(lambda: not len(waiting), "the end of patience")
+        offers = on.record.count("confirmed a")
+        assert offers > 1  # it was offered again for a while
+        await on.send("c", reply_to=GONE)
+        await on.recorded("ack c")
+        assert len(waiting) == 0  # the next one is not waited for
+        assert (on.outcomes, waiting._size, waiting._waiting) == ([], 0, {})
+        assert on.record.count("confirmed a") == offers
+
+
+@async_test
+async def test_a_producer_that_comes_back_late_gets_its_outcomes() -> None:
+    async with bench() as on:
+        assert on.replies is not None
+        await on.replies.close()
+        for name in "abc":
+            await on.send(name)
+            await on.recorded(f"ack {name}")
+        on.broker.failures = [BrokerUnavailable("not yet either")]
         assert on.outcomes == []
+        await on.producer.open_replies("producer", on._on_reply)
+        await on.outcome(3)
+        assert [outcome.job_id for outcome in on.outcomes] == ["a", "b", "c"]
+        await until(lambda: not on.executor._outbox._unclaimed._waiting, "all taken")
+        assert on.executor._outbox._unclaimed._size == 0
+        assert on.runner.ids == ["a", "b", "c"]
 
 
 @async_test

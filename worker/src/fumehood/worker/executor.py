@@ -153,6 +153,10 @@ class Executor:
         for runner in self._runners:
             runner.kill_all(KillReason.SHUTDOWN)
 
+    async def close(self) -> None:
+        """Let go of everything, when no delivery is left."""
+        await self._outbox.close()
+
     @property
     def _runners(self) -> tuple[Runner, ...]:
         return (self._runner,) if self._fallback is None else (self._runner, self._fallback)

@@ -115,6 +115,7 @@ class Node:
         try:
             await self.drain(time.monotonic())
             await self._end_jobs()
+            await self._executor.close()
         finally:
             try:
                 await self.runner.stop()

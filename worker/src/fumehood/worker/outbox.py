@@ -12,6 +12,7 @@ from fumehood.broker.interface import Broker
 from fumehood.common.envelope import outcome_to_message
 from fumehood.common.errors import BrokerUnavailable, FumehoodError, PayloadTooLarge
 from fumehood.common.outcome import Blame, Outcome, Status
+from fumehood.worker.unclaimed import Unclaimed
 
 log = logging.getLogger("fumehood.worker")
 
@@ -26,10 +27,15 @@ class Outbox:
     def __init__(self, broker: Broker, timeout: float) -> None:
         self._broker = broker
         self._timeout = timeout
+        self._unclaimed = Unclaimed(broker)
         self.hurry = False
 
+    async def close(self) -> None:
+        """Give up outcomes that nobody took."""
+        await self._unclaimed.close()
+
     async def publish(self, reply_to: str, outcome: Outcome) -> bool:
-        """Whether the broker has the outcome, or nobody can have it.
+        """Whether the broker has the outcome, or nobody can have it now.
 
         It is tried for about ``publish_timeout``: meanwhile the job is held, so that a node whose
         outcomes do not get through takes no more jobs.
@@ -37,8 +43,11 @@ class Outbox:
         give_up = time.monotonic() + self._timeout
         while True:
             try:
-                if not await self._broker.publish_reply(reply_to, outcome_to_message(outcome)):
-                    log.info("nobody waits for an outcome", extra={"job": outcome.job_id})
+                message = outcome_to_message(outcome)
+                if await self._broker.publish_reply(reply_to, message):
+                    self._unclaimed.seen(reply_to)
+                else:
+                    self._unclaimed.add(reply_to, message)
                 return True
             except BrokerUnavailable as exc:
                 pause = _PAUSE * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
