@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import signal
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,18 +43,24 @@ def unbuffer_c_streams() -> None:
 _PIDFD_INFO = struct.Struct("=QQ11Ii")  # mask, cgroup, eleven ids, exit code; Linux 6.13
 _PIDFD_GET_INFO = (3 << 30) | (_PIDFD_INFO.size << 16) | (0xFF << 8) | 11
 _PIDFD_INFO_EXIT = 1 << 3
+_STAT_EXIT_CODE = 49  # counted from the state: the last of 52 fields in /proc/PID/stat
 
 
 def exit_status(pidfd: int) -> int | None:
     """The wait status of a process that has ended; None while, or where, the kernel does not tell.
 
     A child of this process is reaped. Of any other, Linux 6.15 and later remembers the status once
-    its parent has reaped it.
+    its parent has reaped it; until then it is a zombie, whose status /proc shows to its owner.
     """
     with contextlib.suppress(ChildProcessError):
         info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         if info is not None:
             return info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
+    status = _status_of_zombie(pidfd)
+    return _remembered_status(pidfd) if status is None else status
+
+
+def _remembered_status(pidfd: int) -> int | None:
     asked = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *(0,) * 13))
     try:
         fcntl.ioctl(pidfd, _PIDFD_GET_INFO, asked)
@@ -61,3 +68,19 @@ def exit_status(pidfd: int) -> int | None:
         return None
     answer = _PIDFD_INFO.unpack(asked)
     return int(answer[-1]) if answer[0] & _PIDFD_INFO_EXIT else None
+
+
+def _status_of_zombie(pidfd: int) -> int | None:
+    try:
+        info = _read(f"/proc/self/fdinfo/{pidfd}")
+        pid = int(info.partition("\nPid:")[2].split()[0])
+        stat = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        signal.pidfd_send_signal(pidfd, 0)  # not reaped by now, and so the number is still its own
+    except (OSError, ValueError, IndexError):
+        return None
+    return int(stat[_STAT_EXIT_CODE]) if stat[0] == "Z" else None
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - no pathlib in the zygote
+        return file.read()

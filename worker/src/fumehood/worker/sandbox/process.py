@@ -79,9 +79,16 @@ class SandboxProcess:
         self._open_channels()
 
     def _open_channels(self) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        out, out_write = os.pipe2(os.O_CLOEXEC)
-        err, err_write = os.pipe2(os.O_CLOEXEC)
+        pipes: list[int] = []
+        try:
+            pipes += os.pipe2(os.O_CLOEXEC)
+            pipes += os.pipe2(os.O_CLOEXEC)
+            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            for fd in pipes:
+                os.close(fd)
+            raise
+        out, out_write, err, err_write = pipes
         self._channel.setblocking(False)
         os.set_blocking(out, False)
         os.set_blocking(err, False)

@@ -23,7 +23,7 @@ from struct import pack, unpack_from
 from typing import Any, NoReturn
 
 from fumehood.common.task import registry
-from fumehood.worker.sandbox import child, killer, protocol
+from fumehood.worker.sandbox import child, forkhooks, killer, protocol
 from fumehood.worker.sandbox.environment import BIND_NOW
 
 _LOW_FDS = 10  # sandboxes place their own descriptors below this number
@@ -101,12 +101,14 @@ class Zygote:
         _write_lines_at_once()
         sys.path[:0] = [entry for entry in config["path"] if entry not in sys.path]
         umask, here = config["umask"], config["cwd"]
+        forkhooks.hold_back()
         warnings = self._import(config["modules"])
+        self._prepare_tasks()
+        forkhooks.settle(_thread_count())
         os.umask(umask)
         os.chdir(here)
         _reset_signals()
         _catch_crashes()
-        self._prepare_tasks()
         _unbuffer_c_streams()
         gc.collect()
         gc.freeze()
