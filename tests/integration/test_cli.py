@@ -185,9 +185,7 @@ def test_an_enqueue_that_cannot_work_says_so_in_one_line(
     done = run_fumehood("enqueue", *arguments, cwd=project, env=QUICK)
     assert (done.returncode, done.stdout) == (code, "")
     assert why in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("fumehood enqueue: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in done.stderr
+    assert one_line(done.stderr, "enqueue"), done.stderr
     assert "secret" not in done.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -77,6 +78,7 @@ def enqueue(
 
     Without --wait the job's id is printed.
     """
+    logging.basicConfig(level=logging.ERROR)  # the error at the end says what warnings would
     with console.one_line_errors("enqueue"):
         from fumehood.client.lookup import find_task
         from fumehood.common.settings import load_settings
