@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import gc
 import os
 import signal
 import time
 import tokenize
 from dataclasses import dataclass
+from typing import Any, cast
 
 from fumehood.common import task
 
@@ -74,6 +76,7 @@ class FileFacts:
 @task
 def measure(path: str) -> FileFacts:
     """Parse a Python file and measure it. A file that is no Python raises ``SyntaxError``."""
+    gc.disable()  # nothing here is garbage before the process ends
     with tokenize.open(path) as file:
         source = file.read()
     counts = _count(ast.parse(source, path))
@@ -116,13 +119,19 @@ def _count(tree: ast.AST) -> _Counts:
             counts.classes += 1
         if kind in _BRANCHES and function >= 0:
             counts.ways[function] += 1
+        elif_: object = None
         if kind in _BLOCKS:
             depth += 1
             counts.nesting = max(counts.nesting, depth)
-        # What follows an "elif" stands no deeper than its "if".
-        elif_ = _elif_of(node)
-        children = ast.iter_child_nodes(node)
-        waiting += [(child, depth - (child is elif_), function) for child in children]
+            elif_ = _elif_of(node)  # it stands no deeper than its "if"
+        for name in kind._fields:
+            part = getattr(node, name, None)
+            parts: list[Any] = cast("list[Any]", part) if type(part) is list else [part]
+            waiting += [
+                (child, depth - (child is elif_), function)
+                for child in parts
+                if isinstance(child, ast.AST) and child._fields
+            ]
     return counts
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fumehood.demo import tasks
 from fumehood.demo.survey import source_files
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """A task may turn off what its process will not need; this process will."""
+    yield
+    gc.enable()
+
 
 SOURCE = """
 class A:
