@@ -10,7 +10,7 @@ import signal
 import time
 import tokenize
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from fumehood.common import task
 
@@ -125,8 +125,8 @@ def _count(tree: ast.AST) -> _Counts:
             counts.nesting = max(counts.nesting, depth)
             elif_ = _elif_of(node)  # it stands no deeper than its "if"
         for name in kind._fields:
-            part = getattr(node, name, None)
-            parts: list[Any] = cast("list[Any]", part) if type(part) is list else [part]
+            part: Any = getattr(node, name, None)
+            parts: list[Any] = part if isinstance(part, list) else [part]
             waiting += [
                 (child, depth - (child is elif_), function)
                 for child in parts
