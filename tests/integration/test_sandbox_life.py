@@ -97,6 +97,7 @@ async def test_a_task_that_kills_its_zygote(disable: tuple[str, ...]) -> None:
 async def test_a_stopped_zygote_is_replaced(disable: tuple[str, ...], tmp_path: Path) -> None:
     async with make_sandbox(disable, slots=3) as sandbox:
         returns = await _told(sandbox, tmp_path, "returns", "raise")
+        await until(lambda: sandbox.manager._parked)
         old = _zygote(sandbox)
         os.kill(old, signal.SIGSTOP)
         begun = time.monotonic()

@@ -115,7 +115,11 @@ class _House:
         """Run a job. Raises ``SandboxUnavailable``."""
         loop, manager = self._manager(module, settings)
         outcome = asyncio.run_coroutine_threadsafe(manager.result().run(job), loop)
-        return outcome.result()
+        try:
+            return outcome.result()
+        except BaseException:  # such as KeyboardInterrupt: nobody waits for the job any more
+            outcome.cancel()
+            raise
 
     def _manager(
         self, module: str, settings: Settings
@@ -132,13 +136,21 @@ class _House:
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._pid != os.getpid():
-            self._pid, self._managers = os.getpid(), {}
+            self._pid = os.getpid()
             self._loop = asyncio.new_event_loop()
             threading.Thread(
                 target=self._loop.run_forever, name="fumehood-sandbox", daemon=True
             ).start()
             atexit.register(self._close, self._pid)
         return self._loop
+
+    def start_over(self) -> None:
+        """In a fork of this process: nothing of the parent's is ours, its lock included."""
+        self._lock = threading.Lock()
+        for future in self._managers.values():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().disown()
+        self._managers = {}
 
     def _close(self, pid: int) -> None:
         if pid != os.getpid() or self._loop is None:
@@ -157,3 +169,4 @@ async def _start_manager(module: str, settings: Settings) -> SandboxManager:
 
 
 _house = _House()
+os.register_at_fork(after_in_child=_house.start_over)

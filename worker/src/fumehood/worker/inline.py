@@ -150,7 +150,10 @@ class InlineRunner:
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt) as exc:  # either would end the event loop
+        raise RuntimeError(f"the task ended with {type(exc).__name__}") from exc
 
 
 def _call_sync(

@@ -82,5 +82,5 @@ def _status_of_zombie(pidfd: int) -> int | None:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - no pathlib in the zygote
+    with open(path, encoding="utf-8") as file:
         return file.read()

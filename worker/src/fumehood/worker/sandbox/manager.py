@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fumehood.common.errors import SandboxUnavailable
-from fumehood.common.outcome import Blame, Outcome, Status
+from fumehood.common.outcome import Outcome
 from fumehood.worker.sandbox import cgroup, environment, protocol
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.poller import Poller
-from fumehood.worker.sandbox.process import SandboxProcess, Surroundings
+from fumehood.worker.sandbox.process import SandboxProcess
+from fumehood.worker.sandbox.refusal import NoSandbox, not_started, unknown_task
 from fumehood.worker.sandbox.seat import Seat
+from fumehood.worker.sandbox.surroundings import Surroundings
 from fumehood.worker.sandbox.verdict import KillReason
 from fumehood.worker.sandbox.zygote_keeper import Listener, ZygoteKeeper
 from fumehood.worker.sandbox.zygote_process import ZygoteConfig, ZygoteProcess
@@ -149,7 +150,7 @@ class SandboxManager:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        self._tell_waiting(_NoSandbox("the sandbox manager was stopped", "stopped"))
+        self._tell_waiting(NoSandbox("the sandbox manager was stopped", "stopped"))
         self.kill_all(KillReason.SHUTDOWN)
         await _until(lambda: not self._running)
         os.close(self._lifeline_ours)  # the end of all that hold on to the other one
@@ -171,18 +172,24 @@ class SandboxManager:
         os.close(self._lifeline)
         self._open = False
 
+    def disown(self) -> None:
+        """In a fork of this process: let go of what would keep sandboxes alive after the parent."""
+        if self._open:
+            os.close(self._lifeline_ours)
+            self._keeper.disown()
+
     # --- jobs -------------------------------------------------------------------------------
 
     async def run(self, job: Job) -> Outcome:
         """Run one attempt. The outcome says all that went wrong, this node's own failures too."""
         if job.task not in self._tasks:
-            return _unknown_task(job, self._tasks)
+            return unknown_task(job, self._tasks)
         try:
             sandbox = await self._take()
             while sandbox.ended:  # between being given and being used
                 sandbox = await self._take()
-        except _NoSandbox as exc:
-            return _not_started(job, exc)
+        except NoSandbox as exc:
+            return not_started(job, exc)
         self._running.add(sandbox)
         try:
             return await sandbox.start(job)
@@ -207,7 +214,7 @@ class SandboxManager:
     async def _take(self) -> SandboxProcess:
         """A parked sandbox and a slot to run it in."""
         if self._stopping is not None or not self._open:
-            raise _NoSandbox("the sandbox manager was stopped", "stopped")
+            raise NoSandbox("the sandbox manager was stopped", "stopped")
         if self._parked and not self._waiting and len(self._running) < self._config.slots:
             return self._parked.popleft()
         waiter: asyncio.Future[SandboxProcess] = self._around.loop.create_future()
@@ -342,12 +349,12 @@ class SandboxManager:
         failures = self._failures + self._losses
         log.warning("a sandbox could not be started", extra={"cause": why, "failures": failures})
         if failures >= _FAILURES_MAX:
-            self._tell_waiting(_NoSandbox(why, stage))
+            self._tell_waiting(NoSandbox(why, stage))
         if self._retry is None:
             delay = min(_RETRY_MAX, _RETRY_FIRST * 2 ** min(failures, 10))
             self._retry = self._around.loop.call_later(delay, self._try_again)
 
-    def _tell_waiting(self, exc: _NoSandbox) -> None:
+    def _tell_waiting(self, exc: NoSandbox) -> None:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -364,37 +371,8 @@ class SandboxManager:
         self._refill()
 
 
-class _NoSandbox(SandboxUnavailable):
-    """No sandbox for a job that waits for one, and the stage at which they fail."""
-
-    def __init__(self, why: str, stage: str) -> None:
-        super().__init__(why)
-        self.stage = stage
-
-
 async def _until(condition: Callable[[], bool]) -> None:
     """Wait until it holds, for so long as processes take to die."""
     end = time.monotonic() + _STOP_MAX
-    while not condition() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:  # noqa: ASYNC110 - the kernel sets no events
         await asyncio.sleep(_STOP_STEP)
-
-
-def _not_started(job: Job, exc: _NoSandbox) -> Outcome:
-    return Outcome(
-        Status.START_FAILED,
-        job.job_id,
-        job.task,
-        Blame.INFRA,
-        str(exc),
-        stage=exc.stage,
-        attempt=job.attempt,
-    )
-
-
-def _unknown_task(job: Job, known: frozenset[str]) -> Outcome:
-    reason = (
-        f"no task is named {job.task!r} here: this node knows {', '.join(sorted(known)) or 'none'}"
-    )
-    return Outcome(
-        Status.REJECTED, job.job_id, job.task, Blame.POLICY, reason[:2000], attempt=job.attempt
-    )

@@ -15,7 +15,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from fumehood.common.errors import DecodeError
 from fumehood.common.outcome import Outcome, Usage
@@ -23,8 +22,9 @@ from fumehood.worker.sandbox import channel, kernel, killer, protocol, verdict
 from fumehood.worker.sandbox.capture import Capture
 from fumehood.worker.sandbox.child import DUMP_SIGNAL
 from fumehood.worker.sandbox.job import Job
-from fumehood.worker.sandbox.poller import URGENT, Poller
+from fumehood.worker.sandbox.poller import URGENT
 from fumehood.worker.sandbox.seat import Seat
+from fumehood.worker.sandbox.surroundings import Surroundings
 from fumehood.worker.sandbox.verdict import Facts, KillReason, Result, SetupFault
 
 log = logging.getLogger("fumehood.sandbox")
@@ -36,16 +36,6 @@ _START_MAX = 10.0  # seconds from dispatch to READY
 _REPORT_MAX = 0.05  # seconds that the zygote gets to report a death that was seen here first
 _ASK_STEP, _ASK_TIMES = 0.002, 25  # seconds and times that the kernel is asked for a lost status
 _LAST_FRAMES = 400  # that a socket's buffer can hold at a sandbox's end: progress, and one result
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all sandboxes of a manager share."""
-
-    loop: asyncio.AbstractEventLoop
-    poller: Poller
-    buffer: bytearray
-    on_end: Callable[[SandboxProcess], None]
 
 
 class SandboxProcess:

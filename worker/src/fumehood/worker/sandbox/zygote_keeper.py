@@ -122,6 +122,11 @@ class ZygoteKeeper:
             self.current = None
             self._listener.on_lost()
 
+    def disown(self) -> None:
+        """In a fork of this process: close its copies of what zygotes watch."""
+        for zygote in self._zygotes:
+            zygote.disown()
+
     # --- ending -----------------------------------------------------------------------------
 
     def _discard(self, zygote: ZygoteProcess) -> None:

@@ -187,6 +187,11 @@ class ZygoteProcess:
             self.start_error = SandboxUnavailable("the sandbox manager was stopped")
         self._greeted()
 
+    def disown(self) -> None:
+        """In a fork of the manager's process: close the copy of the control socket."""
+        if self.alive:
+            os.close(self._control.detach())
+
     def _kill(self) -> None:
         # What the task modules have started is of its group; sandboxes have groups of their own.
         if self._process.poll() is None:

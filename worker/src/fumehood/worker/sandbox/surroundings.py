@@ -1,0 +1,23 @@
+"""What all sandboxes of a manager share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fumehood.worker.sandbox.poller import Poller
+
+if TYPE_CHECKING:
+    from fumehood.worker.sandbox.process import SandboxProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """A loop, what watches descriptors in it, a buffer for frames, and who hears of ends."""
+
+    loop: asyncio.AbstractEventLoop
+    poller: Poller
+    buffer: bytearray
+    on_end: Callable[[SandboxProcess], None]
