@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fumehood.broker.interface import Delivery, Subscription
@@ -161,6 +162,7 @@ class Bench:
         )
         self.outcomes: list[Outcome] = []
         self.reply_to = ""
+        self.foreign = False  # jobs come from a producer that sets no message_id
         self.replies: Subscription | None = None
         self.consumer: Subscription | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -190,7 +192,10 @@ class Bench:
         self.outcomes.append(outcome_from_message(message))
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        execute = self.executor.execute(RecordedDelivery(delivery, self.record))
+        recorded = RecordedDelivery(delivery, self.record)
+        if self.foreign:
+            recorded.message = replace(delivery.message, message_id="")
+        execute = self.executor.execute(recorded)
         task = asyncio.get_running_loop().create_task(execute)
         self.tasks.add(task)
 

@@ -343,12 +343,15 @@ async def test_an_outcome_too_large_for_the_broker_becomes_one_that_says_so() ->
         on.broker.failures = [ConfigurationError("no exchange")]
         await on.send("c")
         await on.recorded("ack c")
+        assert "publish c" not in on.record
         assert on.runner.ids == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("foreign", [False, True])
 @async_test
-async def test_a_redelivered_job_that_still_runs_here_is_not_run_twice() -> None:
+async def test_a_redelivered_job_that_still_runs_here_is_not_run_twice(foreign: bool) -> None:
     async with bench(hold=True) as on:
+        on.foreign = foreign
         await on.send("a")
         await on.running("a")
         await on.lose_connection()
