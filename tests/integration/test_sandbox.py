@@ -84,7 +84,10 @@ def test_a_task_that_raises(bench: Bench) -> None:
 def test_a_coroutine_that_raises(bench: Bench) -> None:
     outcome = bench.run(tasks.raise_async.call())
     assert outcome.error is not None
-    assert (outcome.error.type, outcome.error.message) == ("LookupError", "'from a coroutine'"[1:-1])
+    assert (outcome.error.type, outcome.error.message) == (
+        "LookupError",
+        "'from a coroutine'"[1:-1],
+    )
     assert f"{os.sep}worker{os.sep}sandbox{os.sep}" not in outcome.error.traceback
 
 
@@ -179,9 +182,7 @@ def test_sigkill_is_told_apart_from_ours(bench: Bench) -> None:
     assert "from outside" in outcome.reason
 
 
-@pytest.mark.parametrize(
-    ("name", "limit"), [("SIGXCPU", "cpu"), ("SIGXFSZ", "file_size")]
-)
+@pytest.mark.parametrize(("name", "limit"), [("SIGXCPU", "cpu"), ("SIGXFSZ", "file_size")])
 def test_signals_of_limits(bench: Bench, name: str, limit: str) -> None:
     outcome = bench.run(tasks.crash.call(name))
     assert (outcome.status, outcome.limit) == (Status.LIMIT_EXCEEDED, limit)

@@ -128,9 +128,7 @@ def test_a_forged_value_that_is_none(bench: Bench) -> None:
 
 def test_reports_arrive_and_are_not_too_many(bench: Bench) -> None:
     heard: list[Any] = []
-    outcome = bench.run(
-        tasks.report.call(5000), on_progress=lambda *said: heard.append(said)
-    )
+    outcome = bench.run(tasks.report.call(5000), on_progress=lambda *said: heard.append(said))
     assert outcome.value == "reported"
     assert heard[0] == (0.0, "step 0", {"at": 0})
     assert heard[-1] == (1.0, "done", None)

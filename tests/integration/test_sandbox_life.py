@@ -52,7 +52,9 @@ async def test_jobs_outlive_their_zygote(disable: tuple[str, ...], tmp_path: Pat
             "exit": Status.EXITED,
             "time out": Status.TIMED_OUT,
         }
-        jobs = [await _told(sandbox, tmp_path, f"job-{how}", how) for how in hows if how != "return"]
+        jobs = [
+            await _told(sandbox, tmp_path, f"job-{how}", how) for how in hows if how != "return"
+        ]
         file = tmp_path / "job-return"
         call = tasks.return_when_told.call(str(file), str(tmp_path / "go"))
         jobs.insert(0, asyncio.ensure_future(sandbox.run(call, 60)))

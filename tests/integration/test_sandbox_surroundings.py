@@ -28,9 +28,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
-        sandbox = make_sandbox(
-            disable, sandbox_ctx=ctx, sandbox_env=("APP_TOKEN_*", "FUMEHOOD_*")
-        )
+        sandbox = make_sandbox(disable, sandbox_ctx=ctx, sandbox_env=("APP_TOKEN_*", "FUMEHOOD_*"))
         with Bench(sandbox) as bench:
             yield bench
 

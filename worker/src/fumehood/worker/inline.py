@@ -128,7 +128,9 @@ class InlineRunner:
                 return _error(exc)
             self._reasons.setdefault(job.job_id, KillReason.DEADLINE)
             return None
-        except Exception as exc:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a task's own must not end the node
             return _error(exc)
 
     async def _call(
@@ -179,7 +181,7 @@ def _error(exc: BaseException) -> Result:
 
 
 def run_inline(job: Job) -> Any:
-    """Run a job's function in this thread and return its value, plainly: its exceptions come out."""
+    """Run a job's function in this thread and return its value; its exceptions come out plainly."""
     task = registry.get(job.task)
     args, kwargs = task.plan.arguments(*decode_arguments(job.arguments))
     current = context.CurrentJob(
