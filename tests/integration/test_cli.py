@@ -196,8 +196,8 @@ def test_a_worker_on_uvloop(project: Path) -> None:
 
 
 def test_a_worker_is_told_to_stop_while_it_connects(project: Path) -> None:
-    with worker("app.tasks", "--broker", REFUSING, cwd=project, wait=False) as running:
-        time.sleep(1.5)
+    arguments = ("app.tasks", "--broker", REFUSING, "--log-level", "debug")
+    with worker(*arguments, cwd=project, ready="no broker host usable") as running:
         started = time.monotonic()
         assert running.stop() == 0
         assert time.monotonic() - started < 5

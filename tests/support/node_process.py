@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FUMEHOOD = [sys.executable, "-c", "from fumehood.common.cli import main; main()"]
-_READY = "fumehood.worker: serving"
+_SERVING = "fumehood.worker: serving"
 _START_TIMEOUT = 40.0  # seconds; half a second on an idle machine
 
 
@@ -53,12 +53,12 @@ class WorkerProcess:
         """What it has logged so far."""
         return self._log.read_text()
 
-    def wait_until_serving(self) -> None:
-        """Return when it consumes; fail when it ends or takes too long."""
+    def wait_for(self, text: str) -> None:
+        """Return when it has logged this; fail when it ends or takes too long."""
         end = time.monotonic() + _START_TIMEOUT
-        while _READY not in self.log:
+        while text not in self.log:
             if self.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"the worker is not serving:\n{self.log}")
+                raise AssertionError(f"the worker did not log {text!r}:\n{self.log}")
             time.sleep(0.02)
 
     def stop(self) -> int:
@@ -69,9 +69,9 @@ class WorkerProcess:
 
 @contextmanager
 def worker(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, wait: bool = True
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, ready: str = _SERVING
 ) -> Generator[WorkerProcess]:
-    """``fumehood worker`` with these arguments, serving if ``wait``; ended with the block."""
+    """``fumehood worker`` once it has logged ``ready``; ended with the block."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         with log.open("wb") as sink:
@@ -85,8 +85,7 @@ def worker(
             )
         found = WorkerProcess(process, log)
         try:
-            if wait:
-                found.wait_until_serving()
+            found.wait_for(ready)
             yield found
         finally:
             if process.poll() is None:

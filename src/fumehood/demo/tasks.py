@@ -125,14 +125,16 @@ def _count(tree: ast.AST) -> _Counts:
             counts.nesting = max(counts.nesting, depth)
             elif_ = _elif_of(node)  # it stands no deeper than its "if"
         for name in kind._fields:
-            part: Any = getattr(node, name, None)
-            parts: list[Any] = part if isinstance(part, list) else [part]
             waiting += [
                 (child, depth - (child is elif_), function)
-                for child in parts
+                for child in _parts(getattr(node, name, None))
                 if isinstance(child, ast.AST) and child._fields
             ]
     return counts
+
+
+def _parts(field: Any) -> list[Any]:
+    return field if isinstance(field, list) else [field]  # pyright: ignore[reportUnknownVariableType]
 
 
 def _elif_of(node: ast.AST) -> ast.AST | None:
