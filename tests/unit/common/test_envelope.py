@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from decimal import Decimal
 from typing import Any
 
 import msgpack
@@ -221,3 +222,14 @@ def test_a_cancel_names_its_job() -> None:
 def test_what_is_no_control_message_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedMessage):
         read_control(Message(body, "control", "id"))
+
+
+def test_a_timeout_may_be_a_decimal_for_libraries_that_write_no_floats() -> None:
+    def timeout(value: object) -> float | None:
+        headers = {"task": "app.add", "timeout": value}
+        return Envelope.from_message(Message(b"", "job", "a", headers=headers)).timeout
+
+    assert timeout(Decimal("2.5")) == 2.5
+    for bad in (Decimal("NaN"), Decimal("-1"), Decimal("Infinity")):
+        with pytest.raises(MalformedMessage, match="timeout"):
+            timeout(bad)

@@ -10,10 +10,10 @@ from fumehood.common.errors import DecodeError, InvalidArguments
 from fumehood.common.outcome import Outcome
 from fumehood.common.task import Task
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class JobHandle(Generic[R]):
+class JobHandle(Generic[R_co]):
     """A job that the broker accepted; ``R`` is the type of its value.
 
     Any number of tasks may wait on one handle, and each may be cancelled without harm to the
@@ -25,7 +25,7 @@ class JobHandle(Generic[R]):
     def __init__(
         self,
         job_id: str,
-        task: Task[..., R],
+        task: Task[..., R_co],
         reply: Reply | None,
         replies: Replies,
         cancel: Callable[[str], Awaitable[None]],
@@ -36,7 +36,7 @@ class JobHandle(Generic[R]):
         self._replies = replies
         self._cancel = cancel
 
-    async def result(self, timeout: float | None = None) -> R:
+    async def result(self, timeout: float | None = None) -> R_co:
         """Wait for the job and return its value, rebuilt to the task's return annotation.
 
         ``timeout`` is the seconds that this caller waits, not the job's: when they run out, the
@@ -49,9 +49,9 @@ class JobHandle(Generic[R]):
         value = outcome.unwrap()
         build = self.task.plan.result
         if build is None:
-            return cast("R", value)
+            return cast("R_co", value)
         try:
-            return cast("R", build(value))
+            return cast("R_co", build(value))
         except Exception as cause:
             raise DecodeError(
                 f"the value of {self.task.name} [{self.id}] does not fit its annotation: {cause}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -130,6 +131,9 @@ def _seconds(headers: Mapping[str, Any], name: str) -> float | None:
     value = headers.get(name)
     if value is None:
         return None
+    decimal = sys.modules.get("decimal")
+    if decimal is not None and isinstance(value, decimal.Decimal):
+        value = float(value)  # some AMQP libraries write no floats, but these
     try:
         return check_timeout(value)
     except InvalidArguments as cause:

@@ -82,10 +82,10 @@ class Enqueuer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[R]):
+class Call(Generic[R_co]):
     """A task with its arguments. Data: making one runs nothing."""
 
-    task: Task[..., R]
+    task: Task[..., R_co]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
@@ -106,7 +106,7 @@ class TaskOptions:
     progress: bool = False  # whether current_job().progress() reports anywhere
 
 
-class Task(Generic[P, R]):
+class Task(Generic[P, R_co]):
     """A declared function. ``R`` is the type of a job's value, for async functions too."""
 
     def __init__(self, function: Callable[P, Any], name: str, options: TaskOptions) -> None:
@@ -138,11 +138,11 @@ class Task(Generic[P, R]):
             self._plan = Plan(self.function)
         return self._plan
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """This task with these arguments. Raises ``InvalidArguments`` when they do not fit."""
         return self.bind(args, kwargs)
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[R]:
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[R_co]:
         """``call`` for arguments whose types are not known, such as those of a command line."""
         if (
             kwargs or len(args) not in self._arity
@@ -164,7 +164,7 @@ class Task(Generic[P, R]):
         limits: Limits | None = None,
         reply: bool = True,
         **kwargs: Any,
-    ) -> Handle[R]:
+    ) -> Handle[R_co]:
         """Enqueue a call of this task; options as in ``Client.enqueue``.
 
         The arguments are checked when this runs, not by a type checker: prefer
@@ -192,20 +192,20 @@ class Task(Generic[P, R]):
         return f"<Task {self.name} queue={self.options.queue}>"
 
 
-class SyncTask(Task[P, R]):
+class SyncTask(Task[P, R_co]):
     """A task that is a plain function."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here and now, in this process."""
-        return cast("R", self.function(*args, **kwargs))
+        return cast("R_co", self.function(*args, **kwargs))
 
 
-class AsyncTask(Task[P, R]):
+class AsyncTask(Task[P, R_co]):
     """A task that is a coroutine function."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Run the coroutine function here; await the answer."""
-        return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
+        return cast("Coroutine[Any, Any, R_co]", self.function(*args, **kwargs))
 
 
 class Registry:
