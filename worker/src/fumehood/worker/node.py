@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from fumehood.broker.interface import Broker, Delivery, Subscription
 from fumehood.common.envelope import read_control
-from fumehood.common.errors import MalformedMessage
+from fumehood.common.errors import ConfigurationError, MalformedMessage
 from fumehood.common.message import Message
 from fumehood.common.settings import Settings
 from fumehood.worker.executor import Executor
@@ -78,6 +78,10 @@ class Node:
         """Raises ``SandboxUnavailable``, ``BrokerUnavailable``, ``ConfigurationError``."""
         try:
             await self.runner.start()
+            if not self.runner.tasks:  # it would answer every job with a rejection
+                raise ConfigurationError(
+                    f"no task is declared in {', '.join(self._modules)}: use @task"
+                )
             if self._fallback is not None:
                 await self._fallback.start()
             await self._broker.start()

@@ -28,7 +28,7 @@ from fumehood.worker.sandbox.environment import BIND_NOW
 
 _LOW_FDS = 10  # sandboxes place their own descriptors below this number
 _TEXT_MAX = 32 << 10
-_IDLE_MS = 1000  # milliseconds without a request until orphans are looked for
+_IDLE_MS = 250  # milliseconds without a request until orphans are looked for
 
 #: True while task modules are imported: what they call at import must not start sandboxes again.
 importing = False
