@@ -47,6 +47,7 @@ class Node:
         self._broker = broker
         self._queues = list(dict.fromkeys(queues))
         self._slots = slots
+        self._asked_for = ", ".join(modules)
         self._modules = [*modules, "fumehood.worker.profiles"]
         self._settings = settings
         self.runner: Runner = self._make_runner()
@@ -79,9 +80,7 @@ class Node:
         try:
             await self.runner.start()
             if not self.runner.tasks:  # it would answer every job with a rejection
-                raise ConfigurationError(
-                    f"no task is declared in {', '.join(self._modules)}: use @task"
-                )
+                raise ConfigurationError(f"no task is declared in {self._asked_for}: use @task")
             if self._fallback is not None:
                 await self._fallback.start()
             await self._broker.start()
