@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import handler_tasks, sandbox_bad_imports
+from support import sandbox_tasks as tasks
+from support.sandboxes import WAYS, descendants, is_alive, make_settings, wait_for
+
 from fumehood.common import JobCrashed, JobExited, JobFailed, JobTimedOut, task
 from fumehood.common.errors import ConfigurationError, JobStartFailed, PayloadTooLarge, UnknownTask
 from fumehood.common.settings import Settings, load_settings
 from fumehood.worker import handler, run_handler
-from support import handler_tasks, sandbox_bad_imports
-from support import sandbox_tasks as tasks
-from support.sandboxes import WAYS, descendants, is_alive, make_settings, wait_for
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,12 +165,12 @@ def _zygotes_of(pid: int) -> set[int]:
 def test_an_interrupt_ends_the_job(tmp_path: Path) -> None:
     file = tmp_path / "pid"
 
+    main = threading.main_thread().ident or 0
+
     def interrupt() -> None:
         wait_for(lambda: file.exists() and file.read_text())
         signal.pthread_kill(main, signal.SIGINT)
 
-    main = threading.main_thread().ident
-    assert main is not None
     other = threading.Thread(target=interrupt)
     other.start()
     with pytest.raises(KeyboardInterrupt):

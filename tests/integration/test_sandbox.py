@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fumehood.common import Blame, Limits, PayloadTooLarge, Status
 from support import sandbox_tasks as tasks
 from support.sandboxes import WAYS, Bench, make_sandbox
+
+from fumehood.common import Blame, Limits, PayloadTooLarge, Status
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgpack
 import pytest
+from support import sandbox_tasks as tasks
+from support.sandboxes import MODES, Bench, count_fds, make_sandbox
+
 from fumehood.common import Status
 from fumehood.worker.sandbox import protocol
-from support import sandbox_tasks as tasks
-from support.sandboxes import MODES, Bench, make_sandbox
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -23,10 +23,10 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 @pytest.fixture(autouse=True)
 def unharmed(bench: Bench) -> Iterator[None]:
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = count_fds()
     yield
     assert bench.run(tasks.add.call(1, 1)).value == 2
-    assert len(os.listdir("/proc/self/fd")) <= fds + 12
+    assert count_fds() <= fds + 12
 
 
 def _frame(letter: bytes, *parts: Any) -> bytes:

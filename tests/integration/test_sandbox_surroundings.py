@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fumehood.common import Limits, Status
 from support import sandbox_tasks as tasks
 from support.sandboxes import MODES, WAYS, Bench, make_sandbox
+
+from fumehood.common import Limits, Status
 
 SECRETS = {
     "FUMEHOOD_BROKER_URL": "amqp://user:secret@broker/",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from fumehood.common import task
 
@@ -25,7 +26,7 @@ if _HOW == "hang":
     time.sleep(3600)
 if _HOW == "print":
     print("hello from the import")
-if _HOW.startswith("until:") and not os.path.exists(_HOW.removeprefix("until:")):
+if _HOW.startswith("until:") and not Path(_HOW.removeprefix("until:")).exists():
     raise ValueError("not yet")
 
 

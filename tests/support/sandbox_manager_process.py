@@ -9,6 +9,7 @@ import asyncio
 import sys
 
 from support import sandbox_tasks as tasks
+from support.aio import until
 from support.sandboxes import make_sandbox
 
 
@@ -20,8 +21,7 @@ async def main() -> None:
             sandbox.run(tasks.sleep.call(300), 300),
         ]
         running = asyncio.gather(*jobs)
-        while sandbox.manager.busy < 2:
-            await asyncio.sleep(0.005)
+        await until(lambda: sandbox.manager.busy == 2)
         print(*sandbox.manager.zygote_pids, flush=True)
         await running
 

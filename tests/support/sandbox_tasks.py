@@ -17,13 +17,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fumehood.common import current_job, task
 from pydantic import BaseModel
+
+from fumehood.common import current_job, task
 
 JOB_FD = 3
 _libc = ctypes.PyDLL(None)  # keeps the GIL while it calls
@@ -161,16 +162,15 @@ def raise_slow() -> None:
 
 @task
 def raise_hidden() -> None:
+    def lie(_: Any) -> Any:
+        raise RuntimeError
+
     class Liar(Exception):
-        @property
-        def __cause__(self) -> Any:  # type: ignore[override]
-            raise RuntimeError
-
-        __context__ = __traceback__ = __cause__  # type: ignore[assignment]
-
         def __len__(self) -> int:
             raise KeyboardInterrupt
 
+    for name in ("cause", "context", "traceback"):
+        setattr(Liar, f"__{name}__", property(lie))
     Liar.__qualname__ = "Liar\ud800"
     raise Liar("lies \ud800")
 
@@ -218,7 +218,7 @@ async def sleep_async(seconds: float) -> None:
 
 
 @task
-def hang(how: str) -> None:
+def hang(how: str) -> None:  # noqa: C901, PLR0912 - a catalogue
     if how == "busy":
         while True:
             pass
@@ -243,7 +243,7 @@ def hang(how: str) -> None:
         while True:
             try:
                 time.sleep(60)
-            except BaseException:
+            except BaseException:  # noqa: BLE001, S112 - that is its fault
                 continue
     elif how == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -375,7 +375,7 @@ def say_odd(how: str) -> None:
         print("lost")
     elif how == "none":
         print("first", end="")
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     elif how == "c":
         libc = ctypes.CDLL(None)
         libc.printf(b"from C")
@@ -398,9 +398,9 @@ def environment() -> dict[str, str]:
 @task
 def census() -> dict[str, Any]:
     fds: dict[int, str] = {}
-    for name in os.listdir("/proc/self/fd"):
+    for fd in Path("/proc/self/fd").iterdir():
         try:
-            fds[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            fds[int(fd.name)] = str(fd.readlink())
         except FileNotFoundError:
             continue
     umask = os.umask(0)
@@ -412,13 +412,13 @@ def census() -> dict[str, Any]:
     }
     return {
         "fds": fds,
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "umask": umask,
         "blocked": [int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
         "handlers": handlers,
         "group": os.getpgid(0) == os.getpid(),
         "terminal": _has_terminal(),
-        "threads": len(os.listdir("/proc/self/task")),
+        "threads": sum(1 for _ in Path("/proc/self/task").iterdir()),
     }
 
 
@@ -483,14 +483,15 @@ def send_many(frame: bytes, count: int) -> str:
 @task
 def send_descriptor(kind: str, letter: bytes = b"M") -> str:
     read, write = os.pipe()
-    fds = {
+    kinds: dict[str, Callable[[], list[int]]] = {
         "pipe": lambda: [read],
         "unsealed": lambda: [_memfd()],
         "zero": lambda: [os.open("/dev/zero", os.O_RDWR)],
         "file": lambda: [os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR)],
         "none": list,
         "many": lambda: [os.dup(write) for _ in range(200)],
-    }[kind]()
+    }
+    fds = kinds[kind]()
     with _channel() as channel:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         channel.sendmsg([letter], rights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pytest
+
 from fumehood.common import Outcome
 from fumehood.common.settings import Settings, load_settings
 from fumehood.common.task import Call
@@ -102,17 +102,21 @@ def cgroups_of(pid: int) -> list[Path]:
     return [path for path in Path("/sys/fs/cgroup").rglob(f"fumehood-{pid}-*") if path.is_dir()]
 
 
+def count_fds() -> int:
+    """How many descriptors this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def descendants(pid: int) -> set[int]:
     """Every process below ``pid``, zombies left out."""
     children: dict[int, set[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if fields[0] not in ("Z", "X"):
-                children.setdefault(int(fields[1]), set()).add(int(entry))
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in ("Z", "X"):
+            children.setdefault(int(fields[1]), set()).add(int(stat.parent.name))
     found: set[int] = set()
     edge = [pid]
     while edge:

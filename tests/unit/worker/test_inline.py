@@ -8,13 +8,14 @@ import time
 from typing import Any
 
 import pytest
+from support.aio import async_test, until
+
 from fumehood.common import Blame, Status, current_job, task
 from fumehood.common.envelope import encode_arguments
 from fumehood.common.errors import SandboxUnavailable
 from fumehood.worker.inline import LOST, InlineRunner, run_inline
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.verdict import KillReason
-from support.aio import async_test, until
 
 _ends = threading.Event()
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import msgpack
 import pytest
+from support.aio import async_test, until
+from support.sandboxes import is_alive, wait_for
+
 from fumehood.common.errors import DecodeError
 from fumehood.worker.sandbox import cgroup, channel, environment, kernel, killer, protocol
 from fumehood.worker.sandbox.capture import Capture
 from fumehood.worker.sandbox.poller import Poller
-from support.aio import async_test, until
-from support.sandboxes import is_alive, wait_for
 
 
 def _fork(function: Callable[[], object]) -> int:
@@ -297,7 +298,7 @@ async def test_a_descriptor_that_a_fork_keeps_open() -> None:
     os.kill(child, signal.SIGKILL)  # its end of the pipe hangs up first
     os.write(write_other, b"x")
     await until(lambda: seen == [b"x"])
-    os.waitpid(child, 0)
+    os.waitpid(child, 0)  # noqa: ASYNC222 - it is dead
     await asyncio.sleep(0.05)
     assert rounds < 20
     poller.close()

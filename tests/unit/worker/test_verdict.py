@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+
 from fumehood.common import Blame, ErrorInfo, Status
 from fumehood.worker.sandbox.verdict import Facts, KillReason, Result, decide, signal_name
 

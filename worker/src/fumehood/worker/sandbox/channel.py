@@ -92,8 +92,9 @@ def _read_memfd(fds: list[int], maximum: int) -> Result:
 
 def _array(body: memoryview, count: int) -> list[Any]:
     # The codec's decoder, for it does not let a short frame make it allocate without end.
-    parts: Any = decode(body)
-    if type(parts) is not list or len(parts) != count:
+    value = decode(body)
+    parts: list[Any] = value
+    if type(value) is not list or len(parts) != count:
         raise ValueError(f"a frame whose body is no array of {count}")
     return parts
 

@@ -35,7 +35,7 @@ def descendants_of(pid: int) -> set[int]:
     found: set[int] = set()
     edge = {pid}
     while edge:
-        below = set().union(*(children_of(each) for each in edge)) - found
+        below = {child for each in edge for child in children_of(each)} - found
         found |= below
         edge = below
     return found

@@ -73,14 +73,6 @@ def unpack_control(frame: bytes | memoryview) -> tuple[Any, ...]:
     return parts
 
 
-def unpack(data: bytes | memoryview) -> list[Any]:
-    """The parts of a frame (of a job frame: without its letter). Raises ``ValueError``."""
-    parts = msgpack.unpackb(data, raw=False, strict_map_key=False)
-    if not isinstance(parts, list):
-        raise ValueError("a frame holds an array")
-    return parts
-
-
 def pack_job(*fields: Any) -> bytes:
     """A job frame. ``marshal`` serves one interpreter's processes, and is cheap in a fresh one."""
     return marshal.dumps(fields)
