@@ -188,6 +188,8 @@ async def test_a_killed_zygote_costs_no_job_its_verdict(
             assert (await outcome(late)).status is Status.TIMED_OUT
             assert (await outcome(leaving)).exit_code == 3
             assert zygote_of(only) != zygote
+            # What the zygote leaves to the node is reaped.
+            await until(lambda: all(map(alive, children_of(only.process.pid))), "no zombie")
             assert await client.run(jobs.fine.call(2), queue=queue_name) == 4
             only.process.terminate()
             assert await ended(only) == 0

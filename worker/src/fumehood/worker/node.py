@@ -22,6 +22,7 @@ from fumehood.common.errors import ConfigurationError, MalformedMessage
 from fumehood.common.message import Message
 from fumehood.common.settings import Settings
 from fumehood.worker.executor import Executor
+from fumehood.worker.host import reap_orphans
 from fumehood.worker.inline import LOST, InlineRunner
 from fumehood.worker.runner import Runner
 from fumehood.worker.sandbox.manager import SandboxManager
@@ -57,6 +58,7 @@ class Node:
         )
         self._consumers: list[Subscription] = []
         self._jobs: set[asyncio.Task[None]] = set()
+        self._reaping: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     def _make_runner(self) -> Runner:
@@ -79,6 +81,7 @@ class Node:
         """Raises ``SandboxUnavailable``, ``BrokerUnavailable``, ``ConfigurationError``."""
         try:
             await self.runner.start()
+            self._reaping = asyncio.get_running_loop().create_task(reap_orphans())
             if not self.runner.tasks:  # it would answer every job with a rejection
                 raise ConfigurationError(f"no task is declared in {self._asked_for}: use @task")
             if self._fallback is not None:
@@ -120,6 +123,8 @@ class Node:
             await self._end_jobs()
             await self._executor.close()
         finally:
+            if self._reaping is not None:
+                self._reaping.cancel()
             try:
                 await self.runner.stop()
                 if self._fallback is not None:
