@@ -11,11 +11,13 @@ import argparse
 import asyncio
 import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 
 import bench_tasks
 
@@ -27,35 +29,9 @@ KILL_AFTER = 0.05  # seconds
 
 
 def bare_fork(count: int) -> float:
-    """Forks per second of this interpreter: fork, compute, write, exit, read, reap."""
-    started = time.perf_counter()
-    for number in range(count):
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.write(writing, b"%d" % (number + 1))
-            os._exit(0)
-        os.close(writing)
-        os.read(reading, 100)
-        os.close(reading)
-        os.waitpid(pid, 0)
-    return count / (time.perf_counter() - started)
-
-
-def bare_fork_apart(count: int) -> float:
-    """``bare_fork`` in a process of its own, as small as Python with its imports done can be."""
-    reading, writing = os.pipe()
-    pid = os.posix_spawn(
-        sys.executable,
-        [sys.executable, __file__, "--bare", str(count)],
-        dict(os.environ),
-        file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
-    )
-    os.close(writing)
-    with os.fdopen(reading) as answer:
-        rate = float(answer.read())
-    os.waitpid(pid, 0)
-    return rate
+    """Jobs per second of ``bare_fork.py``, in a process of its own."""
+    command = [sys.executable, "-S", str(HERE / "bare_fork.py"), str(count)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 async def throughput(slots: int, count: int) -> tuple[float, float, float]:
@@ -107,9 +83,9 @@ def percentile(values: list[float], part: float) -> float:
 
 async def main(jobs: int, slots: int) -> None:
     """Print every figure."""
-    forks = bare_fork_apart(jobs)
-    print(f"bare fork of a small interpreter, one at a time {forks:8.0f} jobs/s")
     for width in sorted({1, slots, 2 * slots}):
+        forks = bare_fork(jobs)
+        print(f"bare fork of a small interpreter, one at a time {forks:8.0f} jobs/s")
         rate, dispatch, whole = await throughput(width, jobs)
         print(
             f"sandbox, {width} slots {rate:8.0f} jobs/s ({rate / forks:.2f} of the bare fork), "
@@ -125,9 +101,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=3000)
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 2)
-    parser.add_argument("--bare", type=int, default=0, help="only the bare fork, that many times")
     options = parser.parse_args()
-    if options.bare:
-        print(bare_fork(options.bare))
-    else:
-        asyncio.run(main(options.jobs, options.slots))
+    asyncio.run(main(options.jobs, options.slots))
