@@ -41,6 +41,7 @@ class FakeRunner:
 
     def __init__(self, *, hold: bool = False, answer: Outcome = FINE) -> None:
         self.tasks = frozenset({TASK})
+        self.untrusted: frozenset[str] = frozenset()
         self.jobs: list[Job] = []
         self.running: dict[str, asyncio.Future[Outcome]] = {}
         self.most = 0  # jobs that ran at the same time

@@ -137,7 +137,6 @@ REFUSED = {
     "no task": (raw(headers={"task": 7}), "'task' must be text"),
     "an unknown task": (raw(headers={"task": "tests.unknown"}), "no task is named 'tests.unknown'"),
     "an untrusted task": (raw(headers={"task": "tests.hostile"}), "untrusted"),
-    "a mark of ours": (raw(headers={"task": "fumehood.untrusted:tests.x"}), "no task is named"),
     "a timeout above the most": (raw(headers={"timeout": 61.0}), "max_timeout"),
     "a timeout that is no number": (raw(headers={"timeout": "soon"}), "timeout"),
     "a timeout of nan": (raw(headers={"timeout": math.nan}), "finite"),
@@ -155,6 +154,7 @@ REFUSED = {
 async def test_what_cannot_be_run_is_rejected_with_its_reason(message: Message, why: str) -> None:
     async with bench(max_timeout=60.0) as on:
         on.runner.tasks |= {"tests.hostile"}
+        on.runner.untrusted |= {"tests.hostile"}
         facts = {
             name: getattr(message, name) for name in ("body", "type", "content_type", "headers")
         }

@@ -141,14 +141,11 @@ def _quiet_broker() -> Generator[None]:
 
 
 def announce(worker: Worker, modules: list[str], queues: list[str]) -> None:
-    """Log what a node serves, and from where. Raises ``ConfigurationError`` if that is nothing."""
+    """Log what a node serves, and from where."""
     from fumehood.common.settings import hide_password
-    from fumehood.worker.profiles import refused
 
-    settings, known = worker.settings, worker.node.runner.tasks
-    tasks = sorted(name for name in known if not refused(name, known))
-    if not known:
-        raise ConfigurationError(f"no task is declared in {', '.join(modules)}: use @task")
+    settings, runner = worker.settings, worker.node.runner
+    tasks = sorted(runner.tasks - runner.untrusted)
     facts = {
         "modules": modules,
         "tasks": tasks,

@@ -20,7 +20,6 @@ from fumehood.common.outcome import Blame, Outcome, Status
 from fumehood.common.settings import Settings
 from fumehood.common.task import check_timeout
 from fumehood.worker.outbox import Outbox
-from fumehood.worker.profiles import refused
 from fumehood.worker.remembered import Cancels, Settled, UnsentOutcomes
 from fumehood.worker.runner import Runner
 from fumehood.worker.sandbox.job import Job
@@ -213,7 +212,7 @@ class Executor:
                 f"no task is named {envelope.task!r} on this node: start one that imports its "
                 "module"
             )
-        if refused(envelope.task, self._runner.tasks):
+        if envelope.task in self._runner.untrusted:
             return _rejected(
                 f"task {envelope.task!r} is declared untrusted, and this node cannot enforce what "
                 "that profile promises"

@@ -45,6 +45,12 @@ class InlineRunner:
         """Names of the tasks that this process knows."""
         return frozenset(registry.names())
 
+    @property
+    def untrusted(self) -> frozenset[str]:
+        """Names of those that are declared ``untrusted``."""
+        names = registry.names()
+        return frozenset(n for n in names if registry.get(n).options.profile == "untrusted")
+
     async def start(self) -> None:
         """Import the task modules. Raises ``SandboxUnavailable`` when one cannot be imported."""
         for name in self._modules:

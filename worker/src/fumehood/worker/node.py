@@ -48,8 +48,7 @@ class Node:
         self._broker = broker
         self._queues = list(dict.fromkeys(queues))
         self._slots = slots
-        self._asked_for = ", ".join(modules)
-        self._modules = [*modules, "fumehood.worker.profiles"]
+        self._modules = list(modules)
         self._settings = settings
         self.runner: Runner = self._make_runner()
         self._fallback = self._make_fallback()
@@ -83,7 +82,9 @@ class Node:
             await self.runner.start()
             self._reaping = asyncio.get_running_loop().create_task(reap_orphans())
             if not self.runner.tasks:  # it would answer every job with a rejection
-                raise ConfigurationError(f"no task is declared in {self._asked_for}: use @task")
+                raise ConfigurationError(
+                    f"no task is declared in {', '.join(self._modules)}: use @task"
+                )
             if self._fallback is not None:
                 await self._fallback.start()
             await self._broker.start()

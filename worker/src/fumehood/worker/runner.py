@@ -17,6 +17,11 @@ class Runner(Protocol):
         """Names of the tasks that it can run."""
         ...
 
+    @property
+    def untrusted(self) -> frozenset[str]:
+        """Names of those that are declared ``untrusted``."""
+        ...
+
     async def start(self) -> None:
         """Get ready. Raises ``SandboxUnavailable``."""
         ...

@@ -26,7 +26,7 @@ def hold_back() -> None:
         if hooks:
             _register(**hooks)
 
-    os.register_at_fork = register  # type: ignore[assignment]
+    os.register_at_fork = register
 
 
 def settle(threads: int) -> None:

@@ -64,6 +64,7 @@ class SandboxManager:
         self._waiting: deque[asyncio.Future[SandboxProcess]] = deque()
         self._free_seats: list[Seat] = []
         self._tasks: frozenset[str] = frozenset()
+        self._untrusted: frozenset[str] = frozenset()
         self._tree: cgroup.Tree | None = None
         self._failures = 0  # sandboxes in a row that did not become ready
         self._losses = 0  # zygotes in a row that parked nothing
@@ -127,6 +128,11 @@ class SandboxManager:
     def tasks(self) -> frozenset[str]:
         """Names of the tasks that sandboxes can run."""
         return self._tasks
+
+    @property
+    def untrusted(self) -> frozenset[str]:
+        """Names of those that are declared ``untrusted``."""
+        return self._untrusted
 
     @property
     def busy(self) -> int:
@@ -367,7 +373,7 @@ class SandboxManager:
         self._refill()
 
     def _on_zygote_ready(self, zygote: ZygoteProcess) -> None:
-        self._tasks = zygote.tasks
+        self._tasks, self._untrusted = zygote.tasks, zygote.untrusted
         self._refill()
 
 

@@ -112,7 +112,9 @@ class Zygote:
         _unbuffer_c_streams()
         gc.collect()
         gc.freeze()
-        self._send(protocol.HELLO, registry.names(), warnings)
+        names = registry.names()
+        untrusted = [n for n in names if registry.get(n).options.profile == "untrusted"]
+        self._send(protocol.HELLO, names, untrusted, warnings)
 
     def _import(self, modules: list[str]) -> list[str]:
         """Import the task modules; what they did that a forking process should not do."""

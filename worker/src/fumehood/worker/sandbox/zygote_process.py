@@ -43,6 +43,7 @@ class ZygoteProcess:
     ) -> None:
         self.sandboxes: dict[int, SandboxProcess] = {}
         self.tasks: frozenset[str] = frozenset()
+        self.untrusted: frozenset[str] = frozenset()  # those of them that are declared so
         self.warnings: list[str] = []
         self.adopted = False  # whether it was made the current one, once
         self.start_error: SandboxUnavailable | None = None
@@ -151,7 +152,8 @@ class ZygoteProcess:
             serial, number, text = parts
             self.sandboxes.pop(serial).on_fork_failed(number, text)
         elif code == protocol.HELLO:
-            self.tasks, self.warnings = frozenset(parts[0]), list(parts[1])
+            self.tasks, self.untrusted = frozenset(parts[0]), frozenset(parts[1])
+            self.warnings = list(parts[2])
             self._greeted()
         elif code == protocol.HELLO_FAILED:
             module, why, trace = parts
