@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from fumehood.common.errors import ConfigurationError, SandboxUnavailable
@@ -26,6 +26,7 @@ from fumehood.worker.sandbox.options import make_job, manager_config, refuse_unt
 log = logging.getLogger("fumehood.sandbox")
 
 _ids = itertools.count(1)
+_CLOSE_MAX = 10.0  # seconds that an exit of this process waits for its sandboxes to end
 
 
 def run_handler(
@@ -155,10 +156,12 @@ class _House:
     def _close(self, pid: int) -> None:
         if pid != os.getpid() or self._loop is None:
             return
+        stops: list[Future[None]] = []
         for future in self._managers.values():
             with contextlib.suppress(Exception):
-                stopping = asyncio.run_coroutine_threadsafe(future.result(0).stop(), self._loop)
-                stopping.result(5.0)
+                stop = future.result(0).stop()
+                stops.append(asyncio.run_coroutine_threadsafe(stop, self._loop))
+        wait(stops, timeout=_CLOSE_MAX)
         self._managers.clear()
 
 

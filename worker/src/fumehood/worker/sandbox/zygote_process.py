@@ -54,8 +54,13 @@ class ZygoteProcess:
         self._oldest_debt, self._looks = 0, 0
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        try:
             self._process = _launch(config, theirs.fileno())
+        except BaseException:
+            self._control.close()
+            raise
+        finally:
+            theirs.close()
         self._control.setblocking(False)  # should it stop reading, then it alone stands still
         poller.add(self._control.fileno(), self._on_frame)
         with contextlib.suppress(OSError):  # it has died already, and will be lost
