@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from support.aio import async_test, until
@@ -102,8 +102,9 @@ class Scene:
     async def _control(self, mark: bytes) -> None:
         await self.producer.publish_control(Message(mark, "control"))
 
-    async def _repeat(self, send: object, mark: bytes, into: list[bytes]) -> None:
-        assert callable(send)
+    async def _repeat(
+        self, send: Callable[[bytes], Awaitable[None]], mark: bytes, into: list[bytes]
+    ) -> None:
         end = time.monotonic() + 40
         while mark not in into:
             assert time.monotonic() < end, f"{mark!r} did not arrive"
@@ -286,6 +287,7 @@ async def until_blocked(made: Scene) -> None:
 
 
 async def until_queue_has(node: PrivateNode, queue: str, *, unacknowledged: int) -> None:
+    rows = ""
     for _ in range(20):
         rows = await ctl(node, "list_queues", "name", "messages_unacknowledged")
         counts = dict(line.split("\t") for line in rows.splitlines() if "\t" in line)

@@ -72,7 +72,7 @@ def test_jobs_in_two_threads_are_not_mixed_up() -> None:
 def test_a_sandbox_enters_its_job_for_life(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "_running", [])
     job = CurrentJob("a", "app.add")
-    context.enter(job)
+    context.entered.append(lambda: job)
     assert current_job() is in_thread(current_job) is job
 
 

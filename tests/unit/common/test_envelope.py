@@ -230,6 +230,6 @@ def test_a_timeout_may_be_a_decimal_for_libraries_that_write_no_floats() -> None
         return Envelope.from_message(Message(b"", "job", "a", headers=headers)).timeout
 
     assert timeout(Decimal("2.5")) == 2.5
-    for bad in (Decimal("NaN"), Decimal("-1"), Decimal("Infinity")):
+    for bad in (Decimal("NaN"), Decimal(-1), Decimal("Infinity")):
         with pytest.raises(MalformedMessage, match="timeout"):
             timeout(bad)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from enum import Enum
+from functools import partial
 from typing import Any, cast
 
 import msgpack
@@ -271,13 +272,10 @@ def _unpack(data: bytes | memoryview, depth: int) -> Any:
         skim.feed(data)
         skim.skip()  # builds nothing, and fails where items are missing
 
-    if depth == 0:
-        return msgpack.unpackb(data, **READING)
-
-    def read_ext(code: int, payload: bytes) -> Any:
-        return _read_ext(code, payload, depth)
-
-    return msgpack.unpackb(data, **{**READING, "ext_hook": read_ext})
+    hooks: dict[str, Any] = READING
+    if depth:
+        hooks = {**READING, "ext_hook": partial(_read_ext, depth=depth)}
+    return msgpack.unpackb(data, **hooks)
 
 
 def _read_ext(code: int, payload: bytes, depth: int = 0) -> Any:

@@ -126,13 +126,17 @@ def _serve() -> None:
 
 
 def _unpack(arguments: bytes) -> tuple[list[Any], dict[str, Any]]:
+    """``decode_arguments`` for the usual small ones, with fewer calls on the way."""
     try:
         args, kwargs = unpackb(arguments, **READING)
     except Exception as exc:
         raise DecodeError(f"not arguments that this codec can read: {exc}") from None
     if type(args) is not list or type(kwargs) is not dict:
         raise DecodeError("a job's body holds an array and a map, in this order")
-    return args, kwargs
+    names: list[Any] = list(kwargs)
+    if names and not all(type(name) is str for name in names):
+        raise DecodeError("names of arguments must be text")
+    return args, kwargs  # pyright: ignore[reportUnknownVariableType] - a cast is one more call
 
 
 def _current_job(fields: tuple[Any, ...], started: float) -> context.CurrentJob:
