@@ -133,7 +133,7 @@ def _unpack(arguments: bytes) -> tuple[list[Any], dict[str, Any]]:
         raise DecodeError(f"not arguments that this codec can read: {exc}") from None
     if type(args) is not list or type(kwargs) is not dict:
         raise DecodeError("a job's body holds an array and a map, in this order")
-    names: list[Any] = list(kwargs)
+    names: list[Any] = list(kwargs)  # pyright: ignore[reportUnknownArgumentType]
     if names and not all(type(name) is str for name in names):
         raise DecodeError("names of arguments must be text")
     return args, kwargs  # pyright: ignore[reportUnknownVariableType] - a cast is one more call

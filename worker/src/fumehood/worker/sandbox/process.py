@@ -31,6 +31,7 @@ log = logging.getLogger("fumehood.sandbox")
 
 _DUMP_STEP = 0.0007  # seconds between looks at the stack while it is written
 _DUMP_MAX = 0.012  # seconds; a stack not begun by then is given up, for the kill must be on time
+_EXIT_MAX = 0.1  # seconds from its kill in which a process ends, but for one the kernel holds on to
 _GONE_MAX = 2.0  # seconds from the kill to an outcome, even if something is unkillable
 _START_MAX = 10.0  # seconds from dispatch to READY
 _REPORT_MAX = 0.05  # seconds that the zygote gets to report a death that was seen here first
@@ -236,15 +237,19 @@ class SandboxProcess:
     def _kill_now(self) -> None:
         if self.ended:
             return
-        if self.seat.leaf is not None:
-            self.seat.leaf.kill()
-        elif not self._exited and self._signal(signal.SIGSTOP):
+        if self.seat.leaf is None and not self._exited and self._signal(signal.SIGSTOP):
             killer.kill_tree(self.pid)  # stopped, and so nobody else has its number by now
-        # The cgroup may not hold it: it can be killed before it has joined.
+        # The process itself first, the rest of its cgroup when it has gone: the write that kills a
+        # cgroup may wait tens of milliseconds behind a sandbox that is just joining its own.
         self._signal(signal.SIGKILL)
         self._cancel_timer()
-        self._timer = self._around.loop.call_later(_GONE_MAX, self._give_up)
+        self._timer = self._around.loop.call_later(_EXIT_MAX, self._kill_rest)
         self._watch_exit()  # should the zygote be in no state to report it
+
+    def _kill_rest(self) -> None:
+        if self.seat.leaf is not None:
+            self.seat.leaf.kill()
+        self._timer = self._around.loop.call_later(_GONE_MAX, self._give_up)
 
     def _give_up(self) -> None:
         # Publishing on time matters more than knowing: the seat is not used again.
@@ -311,9 +316,8 @@ class SandboxProcess:
             return
         if self._kill_reason is None:
             self._leaked += len(leaf.pids())
-            leaf.kill()
-            self._cancel_timer()
-            self._timer = self._around.loop.call_later(_GONE_MAX, self._give_up)
+        self._cancel_timer()
+        self._kill_rest()
         self._around.poller.add(leaf.events_fd, self._on_leaf, URGENT)
         self._on_leaf()  # it may have become empty before it was watched
 
