@@ -46,6 +46,13 @@ _PIDFD_INFO_EXIT = 1 << 3
 _STAT_EXIT_CODE = 49  # counted from the state: the last of 52 fields in /proc/PID/stat
 
 
+def has_ended(pidfd: int) -> bool:
+    """Whether the process has ended, reaped or not."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def exit_status(pidfd: int) -> int | None:
     """The wait status of a process that has ended; None while, or where, the kernel does not tell.
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import time
@@ -262,11 +261,7 @@ class SandboxProcess:
 
     def is_dead(self) -> bool:
         """Whether its process has ended, as the kernel says, reported or not."""
-        if self.pidfd < 0:
-            return self.ended
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return self.ended if self.pidfd < 0 else kernel.has_ended(self.pidfd)
 
     def on_zygote_lost(self) -> None:
         """The zygote is gone, and with it the relay of the exit status: the kernel is asked."""
