@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import select
 import signal
 import struct
 
