@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 READ = select.EPOLLIN
 URGENT = select.EPOLLPRI
+_SOON = 0.005  # seconds; a job that fills its pipes before waits no longer for a reader
 
 
 class Poller:
@@ -22,6 +23,8 @@ class Poller:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._other_events: dict[int, int] = {}  # of those that wait for something else than READ
+        self._soon: list[Callable[[], None]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._ghosts: set[int] = set()  # ready, and known to nobody, the last time
         loop.add_reader(self._epoll.fileno(), self._on_ready)
 
@@ -43,8 +46,21 @@ class Poller:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def soon(self, begin: Callable[[], None]) -> None:
+        """Call ``begin`` within some milliseconds, together with others: one timer for them all."""
+        self._soon.append(begin)
+        if len(self._soon) == 1:
+            self._timer = self._loop.call_later(_SOON, self._begin_all)
+
+    def _begin_all(self) -> None:
+        due, self._soon = self._soon, []
+        for begin in due:
+            begin()
+
     def close(self) -> None:
         """Stop watching everything."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._callbacks.clear()

@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from fumehood.common.errors import DecodeError
 from fumehood.common.outcome import Outcome, Usage
@@ -63,7 +64,6 @@ class SandboxProcess:
         self._exited = False
         self._cpu = 0.0
         self._leaked = 0
-        self._stack = ""
         self._given_at = self._ready_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._open_channels()
@@ -99,10 +99,7 @@ class SandboxProcess:
         """It exists: it is parked from here on."""
         self.pid, self.pidfd = pid, pidfd
         self.seat.guard(pid)
-        add = self._around.poller.add
-        add(self._channel.fileno(), self._on_frames)
-        add(self._stdout.fd, lambda: self._on_output(self._stdout))
-        add(self._stderr.fd, lambda: self._on_output(self._stderr))
+        self._around.poller.add(self._channel.fileno(), self._on_frames)
         if self.on_parked is not None:
             self.on_parked(self)
 
@@ -141,7 +138,14 @@ class SandboxProcess:
         self._timer = self._around.loop.call_later(_START_MAX, self.kill, KillReason.START)
         with contextlib.suppress(OSError):  # it died while parked: its exit is on the way
             channel.send_job(self._channel, job)
+        # Most jobs are over before their pipes could be full: those are read once, at the end.
+        self._around.poller.soon(self._watch_output)
         return self.outcome
+
+    def _watch_output(self) -> None:
+        if not self.ended:
+            for capture in (self._stdout, self._stderr):
+                self._around.poller.add(capture.fd, partial(self._on_output, capture))
 
     def _on_output(self, capture: Capture) -> None:
         if not capture.read():
@@ -178,8 +182,8 @@ class SandboxProcess:
             self.setup_fault = channel.read_setup_fault(body)
         elif kind == protocol.READY and self.job is not None and not self._ready_at:
             self._on_ready(self.job)
-        elif kind in protocol.RESULTS and self._ready_at and self._result is None:
-            self._result = channel.read_result(kind, body, fds, self._result_max)
+        elif kind in protocol.RESULTS and self.job and self._ready_at and self._result is None:
+            self._result = channel.read_result(kind, body, fds, self.job.result_max)
             self._result_before_kill = self._kill_reason is None
         elif kind == protocol.PROGRESS and self._ready_at and self._result is None:
             self._on_progress(body)
@@ -203,10 +207,6 @@ class SandboxProcess:
             report(*said)
         except Exception:  # the listener's own: the task has nothing to do with it
             log.exception("a progress listener raised", extra={"job": self.job and self.job.job_id})
-
-    @property
-    def _result_max(self) -> int:
-        return self.job.result_max if self.job is not None else 0
 
     # --- ending -----------------------------------------------------------------------------
 
@@ -252,12 +252,10 @@ class SandboxProcess:
 
     def _give_up(self) -> None:
         # Publishing on time matters more than knowing: the seat is not used again.
-        self.quarantined = self._is_left()
-        self._finish()
-
-    def _is_left(self) -> bool:
         leaf = self.seat.leaf
-        return (leaf is not None and leaf.populated()) or not (self._exited or self.is_dead())
+        populated = leaf is not None and leaf.populated()
+        self.quarantined = populated or not (self._exited or self.is_dead())
+        self._finish()
 
     def is_dead(self) -> bool:
         """Whether its process has ended, as the kernel says, reported or not."""
