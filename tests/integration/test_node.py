@@ -16,7 +16,8 @@ from support.rabbitmq import PrivateNode
 from fumehood.broker import connect
 from fumehood.client import Client
 from fumehood.common import Blame, Settings, Status
-from fumehood.common.envelope import Envelope, encode_arguments
+from fumehood.common.arguments import encode_arguments
+from fumehood.common.envelope import Envelope
 from fumehood.common.errors import (
     JobCancelled,
     JobCrashed,

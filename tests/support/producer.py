@@ -9,8 +9,9 @@ from typing import Any
 from fumehood.broker import Broker, Delivery, Subscription
 from fumehood.broker.interface import OnDelivery, OnMessage
 from fumehood.common import Outcome, Status, task
+from fumehood.common.arguments import decode_arguments
 from fumehood.common.codec import encode
-from fumehood.common.envelope import Envelope, decode_arguments, outcome_to_message
+from fumehood.common.envelope import Envelope, outcome_to_message
 from fumehood.common.message import Message
 
 

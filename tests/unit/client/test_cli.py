@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from fumehood.client import cli
 from fumehood.client.render import as_json
 from fumehood.common import BrokerUnavailable, QueueFull, Status, UnknownQueue
-from fumehood.common.envelope import decode_arguments
+from fumehood.common.arguments import decode_arguments
 from fumehood.common.message import Message
 
 TASKS = """

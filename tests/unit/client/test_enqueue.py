@@ -24,7 +24,7 @@ from fumehood.common import (
     load_settings,
     task,
 )
-from fumehood.common.envelope import decode_arguments
+from fumehood.common.arguments import decode_arguments
 from fumehood.common.message import Message
 
 

@@ -12,7 +12,7 @@ from support.producer import StubBroker, add, succeeded
 from fumehood.client import Client, PartlyEnqueued
 from fumehood.client.batch import WINDOW
 from fumehood.common import InvalidArguments, PayloadTooLarge, QueueFull, load_settings
-from fumehood.common.envelope import decode_arguments
+from fumehood.common.arguments import decode_arguments
 from fumehood.common.message import Message
 
 

@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fumehood.common import InvalidArguments, Limits, PayloadTooLarge, task
+from fumehood.common.arguments import decode_arguments, encode_arguments
 from fumehood.common.envelope import (
     Envelope,
     cancel_message,
-    decode_arguments,
-    encode_arguments,
     outcome_from_message,
     outcome_to_message,
     read_control,

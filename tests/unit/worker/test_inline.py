@@ -11,7 +11,7 @@ import pytest
 from support.aio import async_test, until
 
 from fumehood.common import Blame, Status, current_job, task
-from fumehood.common.envelope import encode_arguments
+from fumehood.common.arguments import encode_arguments
 from fumehood.common.errors import SandboxUnavailable
 from fumehood.worker.inline import LOST, InlineRunner, run_inline
 from fumehood.worker.sandbox.job import Job

@@ -12,7 +12,8 @@ from typing import Any, TypedDict
 from fumehood.broker.names import check_queue_name
 from fumehood.client.ids import JobIds, check_job_id
 from fumehood.client.trace import current_trace
-from fumehood.common.envelope import Envelope, encode_arguments
+from fumehood.common.arguments import encode_arguments
+from fumehood.common.envelope import Envelope
 from fumehood.common.errors import InvalidArguments
 from fumehood.common.limits import Limits
 from fumehood.common.settings import Settings

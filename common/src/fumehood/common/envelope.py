@@ -12,18 +12,16 @@ from typing import Any, TypeVar, cast
 
 import msgpack
 
-from fumehood.common.codec import decode, encode
+from fumehood.common.codec import decode
 from fumehood.common.errors import (
     ConfigurationError,
-    DecodeError,
     InvalidArguments,
     MalformedMessage,
-    PayloadTooLarge,
 )
 from fumehood.common.limits import Limits
 from fumehood.common.message import CONTENT_TYPE, TYPE_CONTROL, TYPE_JOB, TYPE_OUTCOME, Message
 from fumehood.common.outcome import Blame, ErrorInfo, Outcome, Status, Usage
-from fumehood.common.task import Call, check_timeout
+from fumehood.common.task import check_timeout
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
 _LIMIT = "limit-"
@@ -89,32 +87,6 @@ class Envelope:
             # A trace that cannot be read is no reason to refuse a job.
             trace={n: headers[n] for n in _TRACE_HEADERS if isinstance(headers.get(n), str)},
         )
-
-
-def encode_arguments(call: Call[Any], maximum: int) -> bytes:
-    """A call's arguments as a body. Raises ``InvalidArguments``, ``PayloadTooLarge``."""
-    # An array of the two, joined from parts that are encoded apart for the sake of their paths.
-    body = b"\x92" + encode(list(call.args), "args") + encode(dict(call.kwargs), "kwargs")
-    if len(body) > maximum:
-        raise PayloadTooLarge(
-            f"the arguments of {call.task.name} take {len(body)} bytes, "
-            f"max_arguments is {maximum}: store the data and pass a reference to it"
-        )
-    return body
-
-
-def decode_arguments(body: bytes | memoryview) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and named arguments of a body. Raises ``DecodeError``."""
-    parts: list[Any] = decode(body)
-    if type(parts) is not list or len(parts) != 2:
-        raise DecodeError("a job's body is an array of two: positional and named arguments")
-    args: list[Any] = parts[0]
-    kwargs: dict[str, Any] = parts[1]
-    if type(args) is not list or type(kwargs) is not dict:
-        raise DecodeError("a job's body holds an array and a map, in this order")
-    if not all(type(name) is str for name in kwargs):
-        raise DecodeError("names of arguments must be text")
-    return args, kwargs
 
 
 # --- headers -------------------------------------------------------------------------------

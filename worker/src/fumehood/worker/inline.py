@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fumehood.common import context
+from fumehood.common.arguments import decode_arguments
 from fumehood.common.codec import decode, encode
-from fumehood.common.envelope import decode_arguments
 from fumehood.common.errors import DecodeError, InvalidArguments, SandboxUnavailable
 from fumehood.common.outcome import ErrorInfo, Outcome, Usage
 from fumehood.common.task import Task, registry

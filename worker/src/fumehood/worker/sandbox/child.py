@@ -24,8 +24,8 @@ from typing import Any, NoReturn
 from msgpack import Packer, unpackb
 
 from fumehood.common import context
+from fumehood.common.arguments import decode_arguments
 from fumehood.common.codec import READING, SKIM_ABOVE, encode
-from fumehood.common.envelope import decode_arguments
 from fumehood.common.errors import DecodeError, InvalidArguments
 from fumehood.common.task import registry
 from fumehood.worker.sandbox import fault, memfd, protocol

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fumehood.common.envelope import encode_arguments
+from fumehood.common.arguments import encode_arguments
 from fumehood.common.errors import ConfigurationError
 from fumehood.common.limits import Limits
 from fumehood.common.settings import Settings
