@@ -82,6 +82,13 @@ def test_a_task_that_raises(bench: Bench) -> None:
     assert f"{os.sep}worker{os.sep}sandbox{os.sep}" not in outcome.error.traceback
 
 
+def test_a_decode_error_of_the_tasks_own_is_no_refusal(bench: Bench) -> None:
+    outcome = bench.run(tasks.raise_decode_error.call())
+    assert outcome.status is Status.FAILED
+    assert outcome.error is not None
+    assert outcome.error.type.endswith("DecodeError")
+
+
 def test_a_coroutine_that_raises(bench: Bench) -> None:
     outcome = bench.run(tasks.raise_async.call())
     assert outcome.error is not None

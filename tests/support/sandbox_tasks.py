@@ -25,6 +25,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fumehood.common import current_job, task
+from fumehood.common.errors import DecodeError
 
 JOB_FD = 3
 _libc = ctypes.PyDLL(None)  # keeps the GIL while it calls
@@ -148,6 +149,11 @@ class Slow(Exception):
     def __str__(self) -> str:
         time.sleep(60)
         return ""
+
+
+@task
+def raise_decode_error() -> None:
+    raise DecodeError("of the task's own making")
 
 
 @task

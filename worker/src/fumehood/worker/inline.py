@@ -123,12 +123,14 @@ class InlineRunner:
             job.job_id, job.task, job.attempt, job.token, job.timeout, deadline, job.on_progress
         )
         try:
-            task = registry.get(job.task)
-            args, kwargs = task.plan.arguments(*decode_arguments(job.arguments))
-            value = await self._call(task, args, kwargs, current)
-            return _result(value, job.result_max)
+            args, kwargs = decode_arguments(job.arguments)
         except DecodeError as exc:
             return Result(refused=str(exc))
+        try:
+            task = registry.get(job.task)
+            args, kwargs = task.plan.arguments(args, kwargs)
+            value = await self._call(task, args, kwargs, current)
+            return _result(value, job.result_max)
         except TimeoutError as exc:
             if time.monotonic() < deadline:
                 return _error(exc)

@@ -102,10 +102,14 @@ def _serve() -> None:
     context.entered.append(partial(_current_job, fields, time.monotonic()))
     os.write(JOB, protocol.READY)
     try:
-        if arguments is None or len(arguments) > SKIM_ABOVE:
-            args, kwargs = decode_arguments(arguments or _receive_arguments())
-        else:
-            args, kwargs = _unpack(arguments)
+        try:
+            if arguments is None or len(arguments) > SKIM_ABOVE:
+                args, kwargs = decode_arguments(arguments or _receive_arguments())
+            else:
+                args, kwargs = _unpack(arguments)
+        except DecodeError as exc:
+            os.write(JOB, protocol.pack(protocol.REFUSED, str(exc)[:2000]))
+            _leave(0)
         function = plain_tasks.get(name)
         value = _run(name, args, kwargs) if function is None else function(*args, **kwargs)
         try:
@@ -116,8 +120,6 @@ def _serve() -> None:
             os.write(JOB, protocol.VALUE + data)
         else:
             _send_large(data, result_max)
-    except DecodeError as exc:
-        os.write(JOB, protocol.pack(protocol.REFUSED, str(exc)[:2000]))
     except SystemExit as exc:
         _leave(_exit_code(exc.code))
     except BaseException as exc:  # whatever a task raises is its answer
