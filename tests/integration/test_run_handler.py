@@ -15,16 +15,18 @@ from typing import Any
 import pytest
 from support import handler_tasks, sandbox_bad_imports
 from support import sandbox_tasks as tasks
-from support.sandboxes import WAYS, descendants, is_alive, make_settings, wait_for
+from support.sandboxes import WAYS, descendants, is_alive, make_settings, newcomers, wait_for
 
 from fumehood.common import JobCrashed, JobExited, JobFailed, JobTimedOut, task
 from fumehood.common.errors import ConfigurationError, JobStartFailed, PayloadTooLarge, UnknownTask
 from fumehood.common.settings import Settings, load_settings
 from fumehood.worker import handler, run_handler
+from fumehood.worker.sandbox.killer import children_of
 
 
 @pytest.fixture(scope="module", autouse=True)
 def house() -> Iterator[None]:
+    known = children_of(os.getpid())
     yield
     loop = handler._house._loop
     handler._house._close(os.getpid())
@@ -33,7 +35,7 @@ def house() -> Iterator[None]:
     wait_for(lambda: not loop.is_running())
     loop.close()
     handler._house._loop = None
-    assert not descendants(os.getpid())
+    assert not newcomers(known)
 
 
 @pytest.fixture(params=WAYS)
@@ -172,8 +174,13 @@ def test_an_interrupt_ends_the_job(tmp_path: Path) -> None:
         signal.pthread_kill(main, signal.SIGINT)
 
     other = threading.Thread(target=interrupt)
-    other.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_handler(tasks.hang_when_told.task_id, [str(file)], {}, 60.0, False)
+    # A run that was started in the background may have been told to ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        other.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_handler(tasks.hang_when_told.task_id, [str(file)], {}, 60.0, False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     other.join()
     wait_for(lambda: not is_alive(int(file.read_text())), "its end")

@@ -22,15 +22,25 @@ from support.sandboxes import (
     descendants,
     is_alive,
     make_sandbox,
+    newcomers,
     pids_in,
 )
 
 from fumehood.common import Blame, Outcome, Status
 from fumehood.common.errors import SandboxUnavailable
 from fumehood.worker import Sandbox
+from fumehood.worker.sandbox.killer import children_of
 
 BAD = "support.sandbox_bad_imports"
 DISABLED = pytest.mark.parametrize("disable", MODES)
+
+_KNOWN: set[int] = set()  # children that this process had before the test
+
+
+@pytest.fixture(autouse=True)
+def _known() -> None:
+    _KNOWN.clear()
+    _KNOWN.update(children_of(os.getpid()))
 
 
 def _zygote(sandbox: Sandbox) -> int:
@@ -147,7 +157,7 @@ async def test_modules_that_do_not_import(
         await sandbox.start()
     await sandbox.stop()
     assert not cgroups_of(os.getpid())
-    assert not descendants(os.getpid())
+    assert not newcomers(_KNOWN)
     monkeypatch.setenv("BAD_IMPORT", "print")
     await sandbox.start()  # it was mended
     await sandbox.stop()
@@ -167,7 +177,7 @@ async def test_a_module_that_hangs_at_import(monkeypatch: pytest.MonkeyPatch) ->
     )
     with pytest.raises(SandboxUnavailable, match="sandbox_start_timeout, 1 s"):
         await sandbox.start()
-    assert not descendants(os.getpid())
+    assert not newcomers(_KNOWN)
     assert not _running("sleep\x003600.25")  # what the module had started is gone, too
 
 
@@ -188,7 +198,7 @@ async def test_stopping_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
     await sandbox.stop()
     with pytest.raises(SandboxUnavailable):
         await starting
-    assert not descendants(os.getpid())
+    assert not newcomers(_KNOWN)
 
 
 @async_test
@@ -286,7 +296,7 @@ async def test_stop_while_jobs_run_and_wait(disable: tuple[str, ...], tmp_path: 
     outcomes = await asyncio.gather(*jobs)
     assert [o.status for o in outcomes] == [Status.CANCELLED] * 2 + [Status.START_FAILED] * 3
     assert {o.blame for o in outcomes} == {Blame.INFRA}
-    assert not descendants(os.getpid())
+    assert not newcomers(_KNOWN)
     assert not any(map(is_alive, pids_in(ids)))
     assert not cgroups_of(os.getpid())
     await sandbox.stop()
@@ -308,7 +318,7 @@ async def test_stop_with_a_stopped_zygote() -> None:
     await sandbox.start()
     os.kill(_zygote(sandbox), signal.SIGSTOP)
     await sandbox.stop()
-    assert not descendants(os.getpid())
+    assert not newcomers(_KNOWN)
     assert not cgroups_of(os.getpid())
 
 
@@ -349,7 +359,7 @@ async def test_thousands_of_jobs_leave_nothing(disable: tuple[str, ...]) -> None
         async def settle() -> tuple[int, int, int]:
             await until(lambda: len(sandbox.manager._parked) == 2 and not sandbox.manager._forking)
             leaves = sum(len(list(tree.glob("seat-*"))) for tree in cgroups_of(os.getpid()))
-            below = len(descendants(os.getpid()))
+            below = len(newcomers(_KNOWN))
             return count_fds(), below, leaves
 
         await asyncio.gather(run(250), run(250))
@@ -361,7 +371,7 @@ async def test_thousands_of_jobs_leave_nothing(disable: tuple[str, ...]) -> None
         assert abs(fds - before[0]) <= 4
         assert leaves <= 5
         assert _memory() - memory < 4 << 20
-    assert not descendants(os.getpid())
+    assert not newcomers(_KNOWN)
     assert not cgroups_of(os.getpid())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,7 @@ from fumehood.common import Outcome
 from fumehood.common.settings import Settings, load_settings
 from fumehood.common.task import Call
 from fumehood.worker import Sandbox
+from fumehood.worker.sandbox.killer import children_of
 
 TASKS = "support.sandbox_tasks"
 T = TypeVar("T")
@@ -105,6 +107,15 @@ def cgroups_of(pid: int) -> list[Path]:
 def count_fds() -> int:
     """How many descriptors this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def newcomers(known: set[int]) -> set[int]:
+    """Every process below this one but for those below its ``known`` children.
+
+    What the whole test run shares, such as a broker, comes and goes by itself.
+    """
+    new = children_of(os.getpid()) - known
+    return {pid for child in new for pid in (child, *descendants(child)) if is_alive(pid)}
 
 
 def descendants(pid: int) -> set[int]:

@@ -385,14 +385,16 @@ def test_as_an_ordinary_user(ctx: str) -> None:
             timeout=60,
             check=False,
         )
-        assert done.stdout.splitlines() == [
+        said = done.stdout.splitlines()
+        # One that made the two may still be about to end, and is counted then.
+        assert said.pop(6) in ("succeeded 2", "succeeded 3"), done.stderr
+        assert said == [
             "succeeded 0",
             "succeeded 0",
             "failed 0",
             "crashed 0",
             "exited 0",
             "timed_out 0",
-            "succeeded 2",
             "succeeded 0",
         ], done.stderr
         assert not any(is_alive(int(pid)) for pid in ids.read_text().split())
