@@ -88,7 +88,7 @@ def main(jobs: int, concurrency: int, width: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=5000)
-    parser.add_argument("--concurrency", type=int, default=4)
+    parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--in-flight", type=int, default=32)
     options = parser.parse_args()
     main(options.jobs, options.concurrency, options.in_flight)
