@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import sandbox_bad_imports
 from support import sandbox_tasks as tasks
 from support.aio import async_test, until
 from support.sandboxes import (
@@ -167,6 +168,14 @@ async def test_modules_that_do_not_import(
 async def test_a_module_that_is_not_there() -> None:
     with pytest.raises(SandboxUnavailable, match="no_such_module"):
         await make_sandbox((), modules=("no_such_module",)).start()
+
+
+@async_test
+async def test_a_module_with_thousands_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAD_IMPORT", "many")
+    async with make_sandbox((), modules=(BAD,), sandbox_env=("BAD_IMPORT",)) as sandbox:
+        assert len(sandbox.manager.tasks) > 3000
+        assert (await sandbox.run(sandbox_bad_imports.fine.call(), 20)).value == "fine"
 
 
 @async_test

@@ -30,6 +30,15 @@ if _HOW.startswith("until:") and not Path(_HOW.removeprefix("until:")).exists():
     raise ValueError("not yet")
 
 
+def _nothing() -> None:
+    pass
+
+
+if _HOW == "many":
+    for number in range(3000):
+        task(name=f"many.{'x' * 60}.{number}")(_nothing)
+
+
 @task
 def fine() -> str:
     return "fine"

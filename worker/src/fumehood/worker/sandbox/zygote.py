@@ -112,9 +112,17 @@ class Zygote:
         _unbuffer_c_streams()
         gc.collect()
         gc.freeze()
+        self._greet(warnings)
+
+    def _greet(self, warnings: list[str]) -> None:
         names = registry.names()
         untrusted = [n for n in names if registry.get(n).options.profile == "untrusted"]
-        self._send(protocol.HELLO, names, untrusted, warnings)
+        # Beside the frame, for thousands of names do not fit into one.
+        memfd = os.memfd_create("hello", os.MFD_CLOEXEC)
+        with open(memfd, "wb") as file:
+            file.write(dumps((names, untrusted, warnings)))
+            file.flush()
+            self._send(protocol.HELLO, fds=[memfd])
 
     def _import(self, modules: list[str]) -> list[str]:
         """Import the task modules; what they did that a forking process should not do."""

@@ -157,14 +157,20 @@ class ZygoteProcess:
             serial, number, text = parts
             self.sandboxes.pop(serial).on_fork_failed(number, text)
         elif code == protocol.HELLO:
-            self.tasks, self.untrusted = frozenset(parts[0]), frozenset(parts[1])
-            self.warnings = list(parts[2])
+            self._read_hello(fds[0])
             self._greeted()
         elif code == protocol.HELLO_FAILED:
             module, why, trace = parts
             self.start_error = SandboxUnavailable(f"cannot import {module}: {why}")
             self.start_error.add_note(trace)
             self._greeted()
+
+    def _read_hello(self, memfd: int) -> None:
+        data = os.pread(memfd, os.fstat(memfd).st_size, 0)
+        os.close(memfd)
+        tasks, untrusted, warnings = protocol.unpack_control(data)
+        self.tasks, self.untrusted = frozenset(tasks), frozenset(untrusted)
+        self.warnings = list(warnings)
 
     def _greeted(self) -> None:
         if not self._hello.done():
