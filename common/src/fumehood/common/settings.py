@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     sandbox_fallback: bool = False
     """Whether a node runs a trusted task inline when no sandbox could be started for it."""
     sandbox_start_timeout: Seconds = 30.0
-    """Seconds; how long importing the task modules may take, and a sandbox to become ready."""
+    """Seconds; how long importing the task modules may take."""
 
     sandbox_env: Names = ()
     """More environment variables that tasks may see, with ``*``; ``A,B_*`` in the environment."""
