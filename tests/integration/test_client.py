@@ -190,7 +190,9 @@ async def test_pending_handles_survive_a_broker_that_restarts(
         await asyncio.to_thread(fresh_rabbit.start)
         assert not handle.done()
         async with connect(url) as broker:
-            await Responder(broker).serve(queue_name)
+            node = Responder(broker)
+            node.patience = 30.0
+            await node.serve(queue_name)
             again = await client.enqueue(add.call(1, 2), queue=queue_name, job_id=handle.id)
             assert await handle.result(timeout=60) == await again.result() == 3
 

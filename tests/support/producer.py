@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -116,6 +117,7 @@ class Responder:
         self._sending: set[asyncio.Task[None]] = set()
         self.seen: list[Envelope] = []
         self.controls: list[Message] = []
+        self.patience = 0.0  # seconds for which an outcome that nobody takes is offered again
 
     async def serve(self, queue: str, prefetch: int = 1000) -> None:
         await self._broker.declare_queue(queue)
@@ -134,6 +136,11 @@ class Responder:
         sending.add_done_callback(self._sending.discard)
 
     async def _settle(self, delivery: Delivery, job: Envelope, outcome: Outcome) -> None:
-        if job.reply_to:
-            await self._broker.publish_reply(job.reply_to, outcome_to_message(outcome))
+        message = outcome_to_message(outcome)
+        # As a node does: after a restart of the broker, a producer may be back later than we are.
+        end = time.monotonic() + self.patience
+        while job.reply_to and not await self._broker.publish_reply(job.reply_to, message):
+            if time.monotonic() >= end:
+                break
+            await asyncio.sleep(0.05)
         delivery.ack()
