@@ -127,7 +127,7 @@ def test_a_malformed_job_names_the_field(changes: dict[str, Any], named: str) ->
         *(({name: "text"}, name) for name in ("stdout", "stderr", "value", "exit_code")),
         *(({name: True}, name) for name in ("attempt", "output_dropped", "leaked_processes")),
         *wrongly("error", "text", [], ["a", 5], ["a"] * 4, {}),
-        *wrongly("usage", "text", [1, 2, 3, 4], ["1"], {}, 5),
+        *wrongly("usage", "text", [1, 2, 3, 4, 5], ["1"], {}, 5),
         ({"finished_at": "today"}, "finished_at"),
     ],
 )

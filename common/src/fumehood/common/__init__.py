@@ -5,10 +5,12 @@ Names are imported when they are first used (PEP 562), so that a sandbox never p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fumehood.common.context import CurrentJob as CurrentJob
+    from fumehood.common.context import SoftTimeout as SoftTimeout
     from fumehood.common.context import current_job as current_job
     from fumehood.common.errors import BrokerUnavailable as BrokerUnavailable
     from fumehood.common.errors import ClientClosed as ClientClosed
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from fumehood.common.task import task as task
 
 _MODULES = {
-    "context": "CurrentJob current_job",
+    "context": "CurrentJob SoftTimeout current_job",
     "errors": (
         "BrokerUnavailable ClientClosed ConfigurationError EnqueueError FumehoodError "
         "InvalidArguments JobCancelled JobCrashed JobError JobExited JobExpired JobFailed "

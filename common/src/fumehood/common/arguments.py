@@ -5,12 +5,13 @@ Apart from the envelope around it, for a sandbox needs the one and not the other
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from fumehood.common.codec import decode, encode
 from fumehood.common.errors import DecodeError, PayloadTooLarge
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fumehood.common.task import Call
 
 

@@ -11,34 +11,50 @@ a type when its module is loaded already.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from _collections_abc import Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
-from enum import Enum
-from functools import partial
-from typing import Any, cast
 
 import msgpack
 
+from fumehood.common.decoding import (
+    EXT_BIGINT,
+    EXT_COMPLEX,
+    EXT_DATE,
+    EXT_DATETIME,
+    EXT_DECIMAL,
+    EXT_FROZENSET,
+    EXT_PATH,
+    EXT_SET,
+    EXT_TIME,
+    EXT_TIMEDELTA,
+    EXT_TUPLE,
+    EXT_UUID,
+    MAX_EXT_DEPTH,
+    READING,
+    SKIM_ABOVE,
+    decode,
+)
 from fumehood.common.errors import DecodeError, InvalidArguments
 
-# Extension type numbers are the wire format: add, never renumber.
-EXT_TUPLE, EXT_SET, EXT_FROZENSET = 1, 2, 3
-EXT_DATETIME, EXT_DATE, EXT_TIME, EXT_TIMEDELTA = 4, 5, 6, 7
-EXT_UUID, EXT_DECIMAL, EXT_COMPLEX, EXT_PATH, EXT_BIGINT = 8, 9, 10, 11, 12
+__all__ = [
+    "READING",
+    "SKIM_ABOVE",
+    "Unencodable",
+    "decode",
+    "encode",
+    "pack",
+    "parts_of",
+    "type_name",
+]
 
-# Tuples and sets nest as extensions inside extensions, and each level costs a C stack frame of
-# the decoder: an unbounded depth would let a message crash its reader.
-MAX_EXT_DEPTH = 32
-
-# An array may declare more items than it has, and the decoder allocates for them before it looks.
-# Nested, that costs far more than the message is long; below this size it is not worth a check.
-SKIM_ABOVE = 4096
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from enum import Enum
+    from typing import Any
 
 # The packer's usual buffer is mapped and unmapped anew for each extension: four times slower.
 _PACKING: dict[str, Any] = {"strict_types": True, "use_bin_type": True, "buf_size": 4096}
-
-# Python's hashes of numbers and tuples are no secret: a message can be made of keys that collide.
-_MAX_COLLISIONS = 1000
 
 
 class Unencodable(Exception):
@@ -64,17 +80,6 @@ def encode(value: Any, root: str = "value") -> bytes:
 
         path, why = find_fault(value, root) or (root, str(cause) or type(cause).__name__)
         raise InvalidArguments(why, path) from None
-
-
-def decode(data: bytes | memoryview) -> Any:
-    """Decode what ``encode`` made. Raises ``DecodeError`` for anything else."""
-    try:
-        return _unpack(data, 0)
-    except DecodeError:
-        raise
-    except Exception as cause:  # noqa: BLE001 - msgpack and the constructors below raise many kinds
-        why = (str(cause) or type(cause).__name__)[:200]
-        raise DecodeError(f"not a value this codec can read: {why}") from None
 
 
 # --- writing -------------------------------------------------------------------------------
@@ -108,7 +113,7 @@ class _Writing:
 
     def plain(self, obj: Any) -> Any:
         """What the packer cannot write by itself, as an ``ExtType`` or something plainer."""
-        kind = cast("Any", type(obj))
+        kind = _class_of(obj)
         writer = _WRITERS.get(kind) or _writer_of(kind)
         return writer(obj, self)
 
@@ -122,13 +127,16 @@ class _Writing:
         return msgpack.ExtType(code, packed)
 
 
-_Writer = Callable[[Any, _Writing], Any]
+if TYPE_CHECKING:
+    _Writer = Callable[[Any, _Writing], Any]
+_class_of: Callable[[Any], type[Any]] = type
 _NATIVE = frozenset((type(None), bool, float, str, bytes, list, dict))
 
 
 def _writer_of(kind: type[Any]) -> _Writer:
     """The writer for a class that is in no table. Asks the class: ``__class__`` may tell lies."""
-    if issubclass(kind, Enum):
+    enum = sys.modules.get("enum")  # what was never loaded has no instance
+    if enum is not None and issubclass(kind, enum.Enum):
         return _write_enum
     for base in kind.__mro__:
         if (writer := _WRITERS.get(base)) is not None:
@@ -151,7 +159,7 @@ def type_name(kind: type[Any]) -> str:
 
 def parts_of(obj: Any) -> dict[str, Any] | None:
     """The fields of a dataclass instance or pydantic model; None for anything else."""
-    kind = cast("Any", type(obj))
+    kind = _class_of(obj)
     if hasattr(kind, "__dataclass_fields__"):
         from dataclasses import fields
 
@@ -259,141 +267,3 @@ _WRITERS_IF_LOADED: tuple[tuple[str, str, _Writer], ...] = (
     ("pathlib", "PureWindowsPath", _write_windows_path),
     ("pydantic.main", "BaseModel", _write_model),
 )
-
-
-# --- reading -------------------------------------------------------------------------------
-
-
-def _unpack(data: bytes | memoryview, depth: int) -> Any:
-    if depth > MAX_EXT_DEPTH:
-        raise DecodeError(f"extensions nest deeper than {MAX_EXT_DEPTH}")
-    if len(data) > SKIM_ABOVE:
-        skim = msgpack.Unpacker(max_buffer_size=len(data))
-        skim.feed(data)
-        skim.skip()  # builds nothing, and fails where items are missing
-
-    hooks: dict[str, Any] = READING
-    if depth:
-        hooks = {**READING, "ext_hook": partial(_read_ext, depth=depth)}
-    return msgpack.unpackb(data, **hooks)
-
-
-def _read_ext(code: int, payload: bytes, depth: int = 0) -> Any:
-    reader = _READERS.get(code)
-    if reader is None:
-        raise DecodeError(f"unknown extension type {code}")
-    return reader(payload, depth + 1)
-
-
-def _read_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    if len(pairs) > _MAX_COLLISIONS:
-        _check_hashes(key for key, _ in pairs)
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise DecodeError("a map has one key twice")
-    return made
-
-
-#: How ``msgpack.unpackb`` is called for a value of at most ``SKIM_ABOVE`` bytes.
-READING: dict[str, Any] = {
-    "ext_hook": _read_ext,
-    "object_pairs_hook": _read_map,
-    "strict_map_key": False,
-    "timestamp": 3,
-}
-
-
-def _read_items(data: bytes, depth: int) -> list[Any]:
-    items: list[Any] = _unpack(data, depth)
-    if type(items) is not list:
-        raise DecodeError("an extension that holds items must hold an array")
-    return items
-
-
-def _read_set(data: bytes, depth: int) -> set[Any]:
-    items = _read_items(data, depth)
-    if len(items) > _MAX_COLLISIONS:
-        _check_hashes(items)
-    made = set(items)
-    if len(made) != len(items):
-        raise DecodeError("a set has one element twice")
-    return made
-
-
-def _check_hashes(keys: Iterable[Any]) -> None:
-    hashes = [hash(key) for key in keys]
-    if len(hashes) - len(set(hashes)) > _MAX_COLLISIONS:
-        raise DecodeError("too many keys of one hash")
-
-
-def _tz(zone: Any) -> tzinfo | None:
-    if zone is None:
-        return None
-    if type(zone) is int:
-        return timezone(timedelta(microseconds=zone))
-    from zoneinfo import ZoneInfo
-
-    return ZoneInfo(zone)
-
-
-def _read_datetime(data: bytes, depth: int) -> datetime:
-    text, zone, fold = _read_items(data, depth)
-    moment = datetime.fromisoformat(text)
-    _check_naive(moment)
-    return moment.replace(tzinfo=_tz(zone), fold=fold)
-
-
-def _read_time(data: bytes, depth: int) -> time:
-    text, zone, fold = _read_items(data, depth)
-    moment = time.fromisoformat(text)
-    _check_naive(moment)
-    return moment.replace(tzinfo=_tz(zone), fold=fold)
-
-
-def _check_naive(moment: datetime | time) -> None:
-    if moment.tzinfo is not None:
-        raise DecodeError("a time's zone stands beside its text, not in it")
-
-
-def _read_timedelta(data: bytes, depth: int) -> timedelta:
-    days, seconds, micros = _read_items(data, depth)
-    return timedelta(days, seconds, micros)
-
-
-def _read_complex(data: bytes, depth: int) -> complex:
-    real, imag = _read_items(data, depth)
-    return complex(float(real), float(imag))
-
-
-def _read_uuid(data: bytes, _: int) -> Any:
-    from uuid import UUID
-
-    return UUID(bytes=data)
-
-
-def _read_decimal(data: bytes, _: int) -> Any:
-    from decimal import Decimal
-
-    return Decimal(data.decode())
-
-
-def _read_path(data: bytes, _: int) -> Any:
-    from pathlib import Path
-
-    return Path(data.decode())
-
-
-_READERS: dict[int, Callable[[bytes, int], Any]] = {
-    EXT_TUPLE: lambda data, depth: tuple(_read_items(data, depth)),
-    EXT_SET: _read_set,
-    EXT_FROZENSET: lambda data, depth: frozenset(_read_set(data, depth)),
-    EXT_DATETIME: _read_datetime,
-    EXT_DATE: lambda data, _: date.fromisoformat(data.decode()),
-    EXT_TIME: _read_time,
-    EXT_TIMEDELTA: _read_timedelta,
-    EXT_UUID: _read_uuid,
-    EXT_DECIMAL: _read_decimal,
-    EXT_COMPLEX: _read_complex,
-    EXT_PATH: _read_path,
-    EXT_BIGINT: lambda data, _: int(data, 16),
-}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import ContextVar, Token
+    from typing import Any
 
-ReportProgress = Callable[[float, str, Any], None]
+    ReportProgress = Callable[[float, str, Any], None]
+
+
+class SoftTimeout(Exception):
+    """Raised in a task at its ``soft_timeout``: clean up and end, the deadline is near."""
 
 
 class CurrentJob:

@@ -100,16 +100,27 @@ def _text(headers: Mapping[str, Any], name: str) -> str:
 
 
 def _seconds(headers: Mapping[str, Any], name: str) -> float | None:
-    value = headers.get(name)
+    value = _plain(headers.get(name))
     if value is None:
         return None
-    decimal = sys.modules.get("decimal")
-    if decimal is not None and isinstance(value, decimal.Decimal):
-        value = float(value)  # some AMQP libraries write no floats, but these
     try:
         return check_timeout(value)
     except InvalidArguments as cause:
         raise MalformedMessage(f"header {name!r}: {cause}") from None
+
+
+def _plain(value: Any) -> Any:
+    decimal = sys.modules.get("decimal")
+    if decimal is not None and isinstance(value, decimal.Decimal):
+        return float(value)  # some AMQP libraries write no floats, but these
+    return value
+
+
+def _number(headers: Mapping[str, Any], name: str) -> Any:
+    value = _plain(headers[name])
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise MalformedMessage(f"header {name!r} must be a number, not {value!r}")
+    return value
 
 
 def _integer(headers: Mapping[str, Any], name: str, least: int = 0) -> int | None:
@@ -128,7 +139,7 @@ def _limits(headers: Mapping[str, Any]) -> Limits:
     if not names:
         return Limits()
     try:
-        return Limits.from_wire({n.removeprefix(_LIMIT): _integer(headers, n) for n in names})
+        return Limits.from_wire({n.removeprefix(_LIMIT): _number(headers, n) for n in names})
     except ConfigurationError as cause:
         raise MalformedMessage(f"headers {', '.join(map(repr, names))}: {cause}") from None
 
@@ -143,6 +154,9 @@ _FACTS: dict[str, tuple[type, ...]] = {
     "exit_code": (int,),
     "signal": (str,),
     "limit": (str,),
+    "limit_value": (float, int),
+    "peak": (float, int),
+    "profile": (str,),
     "stage": (str,),
     "stdout": (bytes,),
     "stderr": (bytes,),
@@ -160,13 +174,15 @@ def outcome_to_message(outcome: Outcome, reply_to: str = "") -> Message:
     body: dict[str, Any] = {
         "status": outcome.status.value,
         "blame": outcome.blame.value,
-        "usage": [usage.wall, usage.cpu, usage.setup],
+        "usage": [usage.wall, usage.cpu, usage.setup, usage.memory],
     }
     for name in _FACTS:
         if fact := getattr(outcome, name):
             body[name] = fact
     if outcome.exit_code is not None:
         body["exit_code"] = outcome.exit_code  # 0 says something, too
+    if outcome.guarantees:
+        body["guarantees"] = list(outcome.guarantees)
     if outcome.error is not None:
         body["error"] = [outcome.error.type, outcome.error.message, outcome.error.traceback]
     if outcome.value_bytes is not None:
@@ -192,7 +208,9 @@ def outcome_from_message(message: Message) -> Outcome:
     if "error" in body:
         facts["error"] = ErrorInfo(*_list_of((str,), "error", body["error"], 2, 3))
     if "usage" in body:
-        facts["usage"] = Usage(*_list_of((float, int), "usage", body["usage"], 0, 3))
+        facts["usage"] = Usage(*_list_of((float, int), "usage", body["usage"], 0, 4))
+    if "guarantees" in body:
+        facts["guarantees"] = tuple(_list_of((str,), "guarantees", body["guarantees"], 0, 100))
     return Outcome(
         status=_member(Status, "status", body.get("status")),
         job_id=message.correlation_id,

@@ -6,8 +6,7 @@ accepted, ``JobError`` after. ``JobError`` always carries the outcome that it wa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fumehood.common.outcome import Outcome
 

@@ -45,8 +45,9 @@ class Usage:
     """What an attempt cost."""
 
     wall: float = 0.0  # seconds from the start of the task's code to the end of its process
-    cpu: float = 0.0  # seconds of user and system time of the sandbox and its reaped children
+    cpu: float = 0.0  # seconds of user and system time of the sandbox and what it started
     setup: float = 0.0  # seconds from dispatch to the start of the task's code
+    memory: int = 0  # bytes; the most that it held at one time, 0 where the host does not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,9 @@ class Outcome:
     stack: str = ""  # the Python stack at the kill or crash, innermost frame first
     exit_code: int | None = None
     signal: str | None = None  # such as "SIGSEGV"
-    limit: str | None = None  # which limit, for LIMIT_EXCEEDED
+    limit: str | None = None  # which limit, for LIMIT_EXCEEDED and TIMED_OUT
+    limit_value: float | None = None  # the limit that was exceeded: bytes, seconds or a count
+    peak: float | None = None  # how far it got, in the same unit, where that is known
     stage: str | None = None  # which step failed, for START_FAILED
     stdout: bytes = b""
     stderr: bytes = b""
@@ -84,6 +87,10 @@ class Outcome:
     leaked_processes: int = 0  # processes that outlived the task's own, all killed
     usage: Usage = field(default_factory=Usage)
     attempt: int = 1
+    profile: str = ""  # "trusted" or "untrusted"; empty when it did not run
+    guarantees: tuple[
+        str, ...
+    ] = ()  # what was enforced while it ran, as ``fumehood doctor`` names it
     node: str = ""
     finished_at: float = 0.0
 

@@ -47,6 +47,13 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+#: What an untrusted job is promised at least; the rest is reported where it is degraded.
+DEFAULT_REQUIRES = (
+    "kill", "memory", "processes", "private-memory", "no-signals", "no-tcp", "no-udp", "no-unix",
+    "read-only-code", "private-tmp",
+)  # fmt: skip  # fmt: skip
+Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -79,6 +86,19 @@ class Settings(BaseSettings):
     max_output: Size = 1 << 20
     """Bytes kept of stdout and of stderr, each; the default of the ``output`` limit."""
 
+    max_memory: Size | None = None
+    """Bytes; the most that an attempt may hold, and what it gets that asks for no limit."""
+    max_cpu: Seconds | None = None
+    """Seconds of CPU time of an attempt; like the others below: a cap, and a default."""
+    max_processes: Count | None = None
+    """Processes and threads of an attempt at one time."""
+    max_file_size: Size | None = None
+    """Bytes of one file that an attempt writes."""
+    max_open_files: Count | None = None
+    """Descriptors of one process of an attempt."""
+    max_tmp: Size | None = None
+    """Bytes in the private temporary folders of an untrusted attempt."""
+
     sandbox_enabled: bool = True
     """Whether jobs run in sandboxes. Without, a job can hang, crash and leak into its node."""
     sandbox_default_timeout: Seconds = 30.0
@@ -93,7 +113,18 @@ class Settings(BaseSettings):
     sandbox_env: Names = ()
     """More environment variables that tasks may see, with ``*``; ``A,B_*`` in the environment."""
     sandbox_disable: Names = ()
-    """Mechanisms not to use, to test or to work around a host: ``cgroup``."""
+    """Mechanisms not to use, to test or to work around a host: ``cgroup``, ``cgroup-memory``,
+    ``cgroup-pids``, ``landlock``, ``seccomp``, ``userns``, ``pidfd``."""
+    untrusted_queues: Names = ()
+    """Queues, with ``*``, whose jobs all run as ``untrusted``, whatever their tasks declare."""
+    untrusted_requires: Names = DEFAULT_REQUIRES
+    """Guarantees without which no untrusted job runs here, as ``fumehood doctor`` names them."""
+    sandbox_max_forks: int = Field(default=50_000, ge=1)
+    """Sandboxes made from one zygote before another one takes its place."""
+    sandbox_max_age: Seconds = 3600.0
+    """Seconds after which another zygote takes the place of one."""
+    sandbox_watch_code: bool = True
+    """Whether a zygote is replaced when the code of the task modules has changed on disk."""
 
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
     """Sandboxes that a node runs at a time."""
@@ -114,7 +145,16 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         """The most that any attempt may use."""
-        return Limits(output=self.max_output, result=self.max_result)
+        return Limits(
+            memory=self.max_memory,
+            cpu=self.max_cpu,
+            processes=self.max_processes,
+            file_size=self.max_file_size,
+            open_files=self.max_open_files,
+            tmp=self.max_tmp,
+            output=self.max_output,
+            result=self.max_result,
+        )
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """What ``repr`` and ``str`` show: passwords in URLs are left out. Called by pydantic."""

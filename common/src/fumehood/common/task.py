@@ -2,92 +2,55 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    Literal,
-    ParamSpec,
-    Protocol,
-    TypeVar,
-    cast,
-    overload,
-)
 
+from fumehood.common.callables import (
+    arity_of,
+    is_annotated_plainly,
+    is_coroutine_function,
+    is_generator_function,
+    signature_of,
+)
 from fumehood.common.errors import ConfigurationError, InvalidArguments, UnknownTask
 from fumehood.common.limits import Limits
+from fumehood.common.values import Generic, ParamSpec, TypeVar, Value, overload
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import inspect
+    from collections.abc import Callable, Coroutine, Mapping
     from datetime import datetime
+    from typing import Any, Literal, Protocol
 
-    from fumehood.common.outcome import Outcome
+    from fumehood.common.enqueuer import Enqueuer, Handle
     from fumehood.common.rebuild import Plan
+
+    Profile = Literal["trusted", "untrusted"]
+else:
+    Profile = str
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-Profile = Literal["trusted", "untrusted"]
 
 #: What ``Task.enqueue`` keeps for itself and does not hand to the task.
 ENQUEUE_OPTIONS = ("timeout", "expires", "queue", "job_id", "limits", "reply")
 
 
-class Handle(Protocol[R_co]):
-    """A job that a broker accepted (``fumehood.client.JobHandle``, seen from here)."""
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        ...
-
-    def done(self) -> bool:
-        """Whether the outcome has arrived."""
-        ...
-
-    def result(self, timeout: float | None = None) -> Awaitable[R_co]:
-        """Wait for the value; raises ``JobError`` if there is none."""
-        ...
-
-    def outcome(self, timeout: float | None = None) -> Awaitable[Outcome]:
-        """Wait for the outcome, whatever it is."""
-        ...
-
-    def cancel(self) -> Awaitable[None]:
-        """Tell the nodes that the job is not wanted any more."""
-        ...
-
-
-class Enqueuer(Protocol):
-    """Whatever can enqueue a call: a ``fumehood.client.Client``."""
-
-    def enqueue(
-        self,
-        call: Call[R],
-        /,
-        *,
-        timeout: float | None,
-        expires: float | datetime | None,
-        queue: str | None,
-        job_id: str | None,
-        limits: Limits | None,
-        reply: bool,
-    ) -> Awaitable[Handle[R]]:
-        """Hand a job to the broker; options as in ``Client.enqueue``."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
+class Call(Value, Generic[R_co]):
     """A task with its arguments. Data: making one runs nothing."""
+
+    __slots__ = ("args", "kwargs", "task")
 
     task: Task[..., R_co]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    def __init__(
+        self, task: Task[..., R_co], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self._set(task=task, args=args, kwargs=kwargs)
 
     def __repr__(self) -> str:
         """The call as one would write it."""
@@ -95,15 +58,36 @@ class Call(Generic[R_co]):
         return f"{self.task.name}({', '.join(parts)})"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """What a declaration says about every job of a task; a call may say otherwise."""
+class TaskOptions(Value):
+    """What a declaration says about every job of a task; a call may say otherwise.
 
-    queue: str = "default"
-    timeout: float | None = None  # seconds; None: the client's sandbox_default_timeout
-    limits: Limits = field(default_factory=Limits)
-    profile: Profile = "trusted"
-    progress: bool = False  # whether current_job().progress() reports anywhere
+    ``timeout`` and ``soft_timeout`` are seconds; without a timeout it is the client's
+    ``sandbox_default_timeout``. With ``progress``, ``current_job().progress()`` reports.
+    """
+
+    __slots__ = ("limits", "profile", "progress", "queue", "soft_timeout", "timeout")
+
+    queue: str
+    timeout: float | None
+    soft_timeout: float | None
+    limits: Limits
+    profile: Profile
+    progress: bool
+
+    def __init__(
+        self,
+        queue: str = "default",
+        timeout: float | None = None,
+        soft_timeout: float | None = None,
+        limits: Limits | None = None,
+        profile: Profile = "trusted",
+        *,
+        progress: bool = False,
+    ) -> None:
+        self._set(
+            queue=queue, timeout=timeout, soft_timeout=soft_timeout, limits=limits or Limits(),
+            profile=profile, progress=progress,
+        )  # fmt: skip
 
 
 class Task(Generic[P, R_co]):
@@ -113,13 +97,13 @@ class Task(Generic[P, R_co]):
         self.function = function
         self.name = name
         self.options = options
-        self._signature = _signature(function)
-        self._arity = _arity(self._signature)
+        self._known_signature: inspect.Signature | None = None
+        self._arity = arity_of(function)
         self._plan: Plan | None = None
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         self.module = _module(function)  # what a node has to import to know this task
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = is_coroutine_function(function)
         self.__module__ = getattr(function, "__module__", "")
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
@@ -128,6 +112,17 @@ class Task(Generic[P, R_co]):
     def task_id(self) -> str:
         """The task's name, under which nodes know it."""
         return self.name
+
+    @property
+    def _signature(self) -> inspect.Signature:
+        if self._known_signature is None:
+            self._known_signature = signature_of(self.function)
+        return self._known_signature
+
+    @property
+    def takes_plain_values(self) -> bool:
+        """Whether arguments can be used just as they were decoded: there is nothing to rebuild."""
+        return is_annotated_plainly(self.function) or self.plan.is_empty
 
     @property
     def plan(self) -> Plan:
@@ -197,7 +192,7 @@ class SyncTask(Task[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here and now, in this process."""
-        return cast("R_co", self.function(*args, **kwargs))
+        return self.function(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 class AsyncTask(Task[P, R_co]):
@@ -205,7 +200,7 @@ class AsyncTask(Task[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Run the coroutine function here; await the answer."""
-        return cast("Coroutine[Any, Any, R_co]", self.function(*args, **kwargs))
+        return self.function(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 class Registry:
@@ -242,23 +237,6 @@ class Registry:
         return name in self._tasks
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError) as cause:
-        raise ConfigurationError(f"{function!r} cannot be a task: {cause}") from None
-
-
-def _arity(signature: inspect.Signature) -> range:
-    """How many positional arguments make a complete call; empty if they alone never do."""
-    parameters = signature.parameters.values()
-    positional = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
-    required = [p for p in positional if p.default is p.empty]
-    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
-        return range(0)
-    return range(len(required), len(positional) + 1)
-
-
 def _source(task: Task[..., Any]) -> str:
     # A module loaded twice (reload, __main__) declares the same function again: that is no clash.
     code = getattr(task.function, "__code__", None)
@@ -269,16 +247,17 @@ def _source(task: Task[..., Any]) -> str:
 registry = Registry()
 
 
-# A coroutine function fits the second overload as well; the first that fits is the one meant.
-class _Decorator(Protocol):
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self,
-        function: Callable[P, Coroutine[Any, Any, R]],  # pyright: ignore[reportOverlappingOverload]
-        /,
-    ) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+if TYPE_CHECKING:
+    # A coroutine function fits the second overload as well; the first that fits is the one meant.
+    class _Decorator(Protocol):
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self,
+            function: Callable[P, Coroutine[Any, Any, R]],  # pyright: ignore[reportOverlappingOverload]
+            /,
+        ) -> AsyncTask[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
 
 
 @overload
@@ -293,6 +272,7 @@ def task(
     name: str | None = None,
     queue: str = "default",
     timeout: float | None = None,
+    soft_timeout: float | None = None,
     limits: Limits | None = None,
     profile: Profile = "trusted",
     progress: bool = False,
@@ -304,13 +284,15 @@ def task(
     name: str | None = None,
     queue: str = "default",
     timeout: float | None = None,
+    soft_timeout: float | None = None,
     limits: Limits | None = None,
     profile: Profile = "trusted",
     progress: bool = False,
 ) -> Any:
     """Declare a function as a task, plainly or with options.
 
-    ``name`` defaults to ``module.qualname``. ``timeout`` is in seconds. ``profile`` is ``trusted``
+    ``name`` defaults to ``module.qualname``. ``timeout`` is in seconds. After ``soft_timeout``
+    seconds, fewer than those of the timeout, ``SoftTimeout`` is raised in the task. ``profile`` is ``trusted``
     (the code may crash) or ``untrusted`` (the code may attack). With ``progress`` the task's
     ``current_job().progress()`` is sent to its node. Raises ``ConfigurationError``.
     """
@@ -318,7 +300,9 @@ def task(
         check_timeout(timeout)
     if profile not in ("trusted", "untrusted"):
         raise ConfigurationError(f"profile must be 'trusted' or 'untrusted', not {profile!r}")
-    options = TaskOptions(queue, timeout, limits or Limits(), profile, progress)
+    if soft_timeout is not None:
+        check_timeout(soft_timeout, timeout or _NO_BOUND, name="soft_timeout")
+    options = TaskOptions(queue, timeout, soft_timeout, limits, profile, progress=progress)
 
     def declare(function: Callable[..., Any]) -> Task[..., Any]:
         return _declare(function, name, options)
@@ -329,14 +313,13 @@ def task(
 def _declare(function: object, name: str | None, options: TaskOptions) -> Task[..., Any]:
     if not callable(function) or isinstance(function, (Task, type)):
         raise ConfigurationError(f"@task is for functions, not for {function!r}")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if is_generator_function(function):
         raise ConfigurationError(f"{function!r} is a generator: a task returns one value")
     name = name or _name(function)
     if len(name.encode()) > 255:
         raise ConfigurationError(f"a task's name may have 255 bytes at most: {name!r}")
-    is_async = inspect.iscoroutinefunction(function)
-    kind: type[Task[..., Any]] = AsyncTask[..., Any] if is_async else SyncTask[..., Any]
-    declared = kind(function, name, options)
+    kind: Any = AsyncTask if is_coroutine_function(function) else SyncTask
+    declared: Task[..., Any] = kind(function, name, options)
     registry.add(declared)
     return declared
 
@@ -367,21 +350,20 @@ def _module(function: Callable[..., Any]) -> str:
 _NO_BOUND = float("inf")
 
 
-def check_timeout(timeout: object, maximum: float = _NO_BOUND) -> float:
+def check_timeout(timeout: object, maximum: float = _NO_BOUND, name: str = "timeout") -> float:
     """``timeout`` as seconds: a finite number above 0 and at most ``maximum``.
 
     Raises ``InvalidArguments``.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidArguments(f"it must be a number of seconds, not {timeout!r}", "timeout")
+        raise InvalidArguments(f"it must be a number of seconds, not {timeout!r}", name)
     try:
         seconds = float(timeout)
     except OverflowError:
-        raise InvalidArguments(
-            "it must be a number of seconds, not one that large", "timeout"
-        ) from None
+        raise InvalidArguments("it must be a number of seconds, not one that large", name) from None
     if not 0 < seconds < _NO_BOUND:  # false for NaN as well
-        raise InvalidArguments(f"it must be a finite number above 0, not {timeout!r}", "timeout")
+        raise InvalidArguments(f"it must be a finite number above 0, not {timeout!r}", name)
     if seconds > maximum:
-        raise InvalidArguments(f"{seconds:g} s is above max_timeout, {maximum:g} s", "timeout")
+        above = "max_timeout" if name == "timeout" else "the timeout"
+        raise InvalidArguments(f"{seconds:g} s is above {above}, {maximum:g} s", name)
     return seconds
