@@ -100,12 +100,6 @@ def test_what_cannot_be_run_at_all() -> None:
     with pytest.raises(ValueError, match="timeout"):
         run_handler(tasks.add.task_id, [1], {}, 0)
 
-    @task(profile="untrusted")
-    def wild() -> None: ...
-
-    with pytest.raises(ConfigurationError, match="untrusted"):
-        run_handler(wild.task_id, [], {}, 1.0)
-
     @task
     def nested() -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ from fumehood.common.message import Message
 from fumehood.common.outcome import Blame, Outcome, Status
 from fumehood.common.settings import Settings
 from fumehood.worker.executor import Executor
+from fumehood.worker.sandbox.declared import Declared
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.verdict import KillReason
 from support.aio import until
@@ -40,8 +41,7 @@ class FakeRunner:
     """Answers each job at once with ``answer``, or, with ``hold``, when told to ``finish`` it."""
 
     def __init__(self, *, hold: bool = False, answer: Outcome = FINE) -> None:
-        self.tasks = frozenset({TASK})
-        self.untrusted: frozenset[str] = frozenset()
+        self.tasks: Mapping[str, Declared] = {TASK: Declared()}
         self.jobs: list[Job] = []
         self.running: dict[str, asyncio.Future[Outcome]] = {}
         self.most = 0  # jobs that ran at the same time

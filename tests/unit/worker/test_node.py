@@ -237,10 +237,14 @@ async def test_without_sandboxes_jobs_run_in_the_node(
 
 
 @async_test
-async def test_untrusted_tasks_are_refused_by_a_node_with_sandboxes(queue_name: str) -> None:
-    async with worker_and_client(queue_name) as (_, client):
-        with pytest.raises(JobRejected, match="untrusted"):
+async def test_untrusted_tasks_are_refused_where_their_guarantees_do_not_hold(
+    queue_name: str,
+) -> None:
+    without = {"sandbox_disable": ("cgroup", "userns", "landlock", "seccomp")}
+    async with worker_and_client(queue_name, **without) as (worker, client):
+        with pytest.raises(JobRejected, match=r"untrusted.*memory"):
             await client.run(jobs.hostile.call())
+        assert "memory" in worker.node.runner.refusal  # type: ignore[attr-defined]
         assert await client.run(jobs.fine.call(1)) == 2
 
 

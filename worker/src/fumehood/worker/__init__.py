@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fumehood.worker.handler import run_handler as run_handler
     from fumehood.worker.sandbox.sandbox import Sandbox as Sandbox
     from fumehood.worker.worker import Worker as Worker

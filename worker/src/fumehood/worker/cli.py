@@ -145,10 +145,9 @@ def announce(worker: Worker, modules: list[str], queues: list[str]) -> None:
     from fumehood.common.settings import hide_password
 
     settings, runner = worker.settings, worker.node.runner
-    tasks = sorted(runner.tasks - runner.untrusted)
     facts = {
         "modules": modules,
-        "tasks": tasks,
+        "tasks": sorted(runner.tasks),
         "queues": queues,
         "concurrency": settings.concurrency,
         "broker": hide_password(settings.broker_url),

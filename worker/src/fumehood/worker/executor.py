@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from fumehood.broker.interface import Broker, Delivery
 from fumehood.common.envelope import Envelope
@@ -22,7 +23,9 @@ from fumehood.common.task import check_timeout
 from fumehood.worker.outbox import Outbox
 from fumehood.worker.remembered import Cancels, Settled, UnsentOutcomes
 from fumehood.worker.runner import Runner
+from fumehood.worker.sandbox.declared import Declared
 from fumehood.worker.sandbox.job import Job
+from fumehood.worker.sandbox.options import merge_limits
 from fumehood.worker.sandbox.verdict import KillReason
 from fumehood.worker.slots import Slots
 
@@ -171,7 +174,7 @@ class Executor:
             return kept
         outcome = self._admit(envelope, delivery)
         if outcome is None:
-            outcome = await self._run(envelope, present)
+            outcome = await self._run(envelope, delivery.queue, present)
         if outcome is None:
             return None
         if outcome.status is Status.CANCELLED and outcome.blame is Blame.INFRA:
@@ -212,11 +215,6 @@ class Executor:
                 f"no task is named {envelope.task!r} on this node: start one that imports its "
                 "module"
             )
-        if envelope.task in self._runner.untrusted:
-            return _rejected(
-                f"task {envelope.task!r} is declared untrusted, and this node cannot enforce what "
-                "that profile promises"
-            )
         return self._check_bounds(envelope)
 
     def _check_bounds(self, envelope: Envelope) -> Outcome | None:
@@ -228,7 +226,7 @@ class Executor:
 
     # --- running ----------------------------------------------------------------------------
 
-    async def _run(self, envelope: Envelope, present: _Present) -> Outcome | None:
+    async def _run(self, envelope: Envelope, queue: str, present: _Present) -> Outcome | None:
         """Wait for a slot and run; None when this node is told to stop before that."""
         got = await self._slots.take(envelope.job_id)
         try:
@@ -239,7 +237,7 @@ class Executor:
             if _expired(envelope):  # while it waited
                 return _EXPIRED
             present.stage = "running"
-            return await self._attempt(self._job(envelope))
+            return await self._attempt(self._job(envelope, queue))
         finally:
             if got:
                 self._slots.free()
@@ -248,6 +246,7 @@ class Executor:
         outcome = await self._runner.run(job)
         if (
             outcome.status is Status.START_FAILED
+            and job.profile == "trusted"
             and self._fallback is not None
             and not self._stopping
         ):
@@ -257,20 +256,26 @@ class Executor:
             outcome = await self._fallback.run(job)
         return outcome
 
-    def _job(self, envelope: Envelope) -> Job:
-        bounds = envelope.limits.tightened(self._cap)
+    def _job(self, envelope: Envelope, queue: str) -> Job:
+        declared = self._runner.tasks.get(envelope.task, _UNDECLARED)
+        bounds = merge_limits(envelope.limits, declared.limits, self._cap)
+        floor = any(fnmatchcase(queue, each) for each in self._settings.untrusted_queues)
         return Job(
             job_id=envelope.job_id,
             task=envelope.task,
             arguments=envelope.arguments,
             timeout=self._timeout(envelope),
-            result_max=_bytes(bounds.result),
-            output_max=_bytes(bounds.output),
+            soft_timeout=declared.soft_timeout,
+            result_max=bounds.result or 0,
+            output_max=bounds.output or 0,
+            limits=bounds,
+            profile="untrusted" if floor else declared.profile,
             attempt=envelope.attempt,
         )
 
     def _timeout(self, envelope: Envelope) -> float:
-        return envelope.timeout or self._settings.sandbox_default_timeout
+        declared = self._runner.tasks.get(envelope.task, _UNDECLARED)
+        return envelope.timeout or declared.timeout or self._settings.sandbox_default_timeout
 
     # --- settling ---------------------------------------------------------------------------
 
@@ -291,6 +296,7 @@ class Executor:
         return True
 
 
+_UNDECLARED = Declared()
 _CANCELLED = Outcome(Status.CANCELLED, blame=Blame.POLICY, reason="cancelled before it was started")
 _EXPIRED = Outcome(Status.EXPIRED, blame=Blame.LIMIT, reason="expired before it was started")
 
@@ -301,9 +307,3 @@ def _expired(envelope: Envelope) -> bool:
 
 def _rejected(why: str) -> Outcome:
     return Outcome(Status.REJECTED, blame=Blame.POLICY, reason=why[:_REASON_MAX])
-
-
-def _bytes(size: object) -> int:
-    if not isinstance(size, int):
-        raise TypeError(f"a size that was not settled: {size!r}")
-    return size

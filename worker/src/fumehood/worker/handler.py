@@ -20,8 +20,9 @@ from fumehood.common.settings import Settings, load_settings
 from fumehood.common.task import Task, registry
 from fumehood.worker.inline import run_inline
 from fumehood.worker.sandbox.job import Job
-from fumehood.worker.sandbox.manager import SandboxManager
-from fumehood.worker.sandbox.options import make_job, manager_config, refuse_untrusted
+from fumehood.worker.sandbox.options import make_job
+from fumehood.worker.sandbox.profiles import Profiles
+from fumehood.worker.sandbox.protection import make_manager
 
 log = logging.getLogger("fumehood.sandbox")
 
@@ -55,14 +56,18 @@ def run_handler(
     """
     _refuse_at_import()
     task = registry.get(task_id)
-    refuse_untrusted(task.options.profile)
     settings = load_settings() if settings is None else settings
     call = task.bind(tuple(args), dict(kwargs))
     job = make_job(call, settings, f"local-{os.getpid()}-{next(_ids)}", timeout=timeout)
     outcome = _run_in_sandbox(task, job, settings)
     if outcome.ok:
         return _rebuilt(task, outcome.value)
-    if fallback and (outcome.blame is Blame.INFRA or outcome.status is Status.TIMED_OUT):
+    trusted = task.options.profile == "trusted"
+    if (
+        fallback
+        and trusted
+        and (outcome.blame is Blame.INFRA or outcome.status is Status.TIMED_OUT)
+    ):
         log.warning("the sandbox failed: the task runs inline", extra={"cause": outcome.reason})
         return _rebuilt(task, run_inline(job))
     raise outcome.as_error()
@@ -110,7 +115,7 @@ class _House:
         self._lock = threading.Lock()
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._managers: dict[tuple[str, ...], Future[SandboxManager]] = {}
+        self._managers: dict[tuple[str, ...], Future[Profiles]] = {}
 
     def run(self, module: str, job: Job, settings: Settings) -> Outcome:
         """Run a job. Raises ``SandboxUnavailable``."""
@@ -124,7 +129,7 @@ class _House:
 
     def _manager(
         self, module: str, settings: Settings
-    ) -> tuple[asyncio.AbstractEventLoop, Future[SandboxManager]]:
+    ) -> tuple[asyncio.AbstractEventLoop, Future[Profiles]]:
         key = (module, settings.sandbox_ctx, *settings.sandbox_env, "|", *settings.sandbox_disable)
         with self._lock:
             loop = self._running_loop()
@@ -165,10 +170,10 @@ class _House:
         self._managers.clear()
 
 
-async def _start_manager(module: str, settings: Settings) -> SandboxManager:
-    manager = SandboxManager(manager_config(settings, [module], settings.concurrency))
-    await manager.start()
-    return manager
+async def _start_manager(module: str, settings: Settings) -> Profiles:
+    profiles = Profiles(make_manager(settings, [module], settings.concurrency))
+    await profiles.start()
+    return profiles
 
 
 _house = _House()

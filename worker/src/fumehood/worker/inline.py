@@ -17,9 +17,10 @@ from fumehood.common import context
 from fumehood.common.arguments import decode_arguments
 from fumehood.common.codec import decode, encode
 from fumehood.common.errors import DecodeError, InvalidArguments, SandboxUnavailable
-from fumehood.common.outcome import ErrorInfo, Outcome, Usage
+from fumehood.common.outcome import Blame, ErrorInfo, Outcome, Status, Usage
 from fumehood.common.task import Task, registry
 from fumehood.worker.sandbox import fault
+from fumehood.worker.sandbox.declared import Declared
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.verdict import Facts, KillReason, Result, decide
 
@@ -41,15 +42,14 @@ class InlineRunner:
         self._reasons: dict[str, KillReason] = {}
 
     @property
-    def tasks(self) -> frozenset[str]:
-        """Names of the tasks that this process knows."""
-        return frozenset(registry.names())
-
-    @property
-    def untrusted(self) -> frozenset[str]:
-        """Names of those that are declared ``untrusted``."""
-        names = registry.names()
-        return frozenset(n for n in names if registry.get(n).options.profile == "untrusted")
+    def tasks(self) -> dict[str, Declared]:
+        """The tasks that this process knows, by name."""
+        found: dict[str, Declared] = {}
+        for name in registry.names():
+            options = registry.get(name).options
+            limits = options.limits.to_wire()
+            found[name] = Declared(options.profile, limits, options.timeout, options.soft_timeout)
+        return found
 
     async def start(self) -> None:
         """Import the task modules. Raises ``SandboxUnavailable`` when one cannot be imported."""
@@ -83,7 +83,11 @@ class InlineRunner:
         return task.cancel()
 
     async def run(self, job: Job) -> Outcome:
-        """Run one job here."""
+        """Run one job here; never one that is untrusted."""
+        declared = self.tasks.get(job.task)
+        if job.profile == "untrusted" or (declared and declared.profile == "untrusted"):
+            reason = "this job is untrusted, and this node runs jobs without a sandbox"
+            return Outcome(Status.REJECTED, job.job_id, job.task, Blame.POLICY, reason)
         async with self._slots:
             started = time.monotonic()
             running = asyncio.ensure_future(self._attempt(job, started + job.timeout))

@@ -15,6 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from fumehood.broker.interface import Broker, Delivery, Subscription
 from fumehood.common.envelope import read_control
@@ -25,8 +26,8 @@ from fumehood.worker.executor import Executor
 from fumehood.worker.host import reap_orphans
 from fumehood.worker.inline import LOST, InlineRunner
 from fumehood.worker.runner import Runner
-from fumehood.worker.sandbox.manager import SandboxManager
-from fumehood.worker.sandbox.options import manager_config
+from fumehood.worker.sandbox.profiles import Profiles
+from fumehood.worker.sandbox.protection import make_manager
 
 log = logging.getLogger("fumehood.worker")
 
@@ -64,7 +65,7 @@ class Node:
         if not self._settings.sandbox_enabled:
             log.warning(LOST)
             return InlineRunner(self._modules, self._slots)
-        return SandboxManager(manager_config(self._settings, self._modules, self._slots))
+        return Profiles(make_manager(self._settings, self._modules, self._slots))
 
     def _make_fallback(self) -> Runner | None:
         if not (self._settings.sandbox_fallback and self._settings.sandbox_enabled):
@@ -79,7 +80,7 @@ class Node:
     async def start(self) -> None:
         """Raises ``SandboxUnavailable``, ``BrokerUnavailable``, ``ConfigurationError``."""
         try:
-            await self.runner.start()
+            await self._start_runner()
             self._reaping = asyncio.get_running_loop().create_task(reap_orphans())
             if not self.runner.tasks:  # it would answer every job with a rejection
                 raise ConfigurationError(
@@ -98,6 +99,22 @@ class Node:
             await self.stop()
             raise
         log.info("the node is ready", extra={"node": self.name, "queues": self._queues})
+
+    async def _start_runner(self) -> None:
+        guarded = [queue for queue in self._queues if self._is_untrusted(queue)]
+        if not isinstance(self.runner, Profiles):
+            if guarded:
+                raise ConfigurationError(
+                    f"queue {guarded[0]!r} is untrusted, and sandbox_enabled is off"
+                )
+            await self.runner.start()
+            return
+        await self.runner.start(untrusted_too=bool(guarded))
+        if guarded and self.runner.refusal:
+            raise ConfigurationError(f"queue {guarded[0]!r} is untrusted: {self.runner.refusal}")
+
+    def _is_untrusted(self, queue: str) -> bool:
+        return any(fnmatchcase(queue, each) for each in self._settings.untrusted_queues)
 
     async def drain(self, deadline: float) -> None:
         """Take no more jobs; let running ones finish until ``deadline``, a monotonic instant.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from fumehood.common.outcome import Outcome
+from fumehood.worker.sandbox.declared import Declared
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.verdict import KillReason
 
@@ -13,13 +15,8 @@ class Runner(Protocol):
     """Runs jobs, a bounded number at a time, and gives each an outcome."""
 
     @property
-    def tasks(self) -> frozenset[str]:
-        """Names of the tasks that it can run."""
-        ...
-
-    @property
-    def untrusted(self) -> frozenset[str]:
-        """Names of those that are declared ``untrusted``."""
+    def tasks(self) -> Mapping[str, Declared]:
+        """The tasks that it can run, by name."""
         ...
 
     async def start(self) -> None:

@@ -1,166 +1,144 @@
-"""cgroup v2 leaves: a name for everything that a sandbox starts, and one write that kills it all.
+"""Cgroups for sandboxes: one tree for a manager, one leaf in it for each seat.
 
-No controller is needed for that, so it works on hybrid hosts too, where limits stay with v1.
+What a tree can hold differs from host to host, and so it is tried out and said: ``Tree.holds``,
+``Tree.missing``. Killing all that a sandbox starts needs no controller: where limits stay with v1,
+or with nobody, a leaf of v2 still does that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
 from pathlib import Path
 
-_PREFIX = "fumehood-"
-_EMPTY_MAX, _EMPTY_STEP = 2.0, 0.005  # seconds until what was killed is gone, and between looks
+from fumehood.worker.sandbox import cgroup_ground, cgroup_host, cgroup_probe, cgroup_sweep
+from fumehood.worker.sandbox.cgroup_files import Processes
+from fumehood.worker.sandbox.cgroup_ground import Driver, Ground
+from fumehood.worker.sandbox.cgroup_host import Host
+from fumehood.worker.sandbox.cgroup_leaf import Leaf, Seen
+from fumehood.worker.sandbox.cgroup_v2 import KillFile
+
+__all__ = ["MASKS", "NO_LIMITS", "Leaf", "NoCgroups", "Seen", "Tree", "make_tree"]
+
+#: Mechanisms that can be left out, to test what is done without them or to work around a host.
+MASKS = frozenset(
+    {"cgroup", "cgroup-memory", "cgroup-pids", "cgroup-v1", "cgroup-v2", "cgroup.kill"}
+)
+#: Leaves out all but the killing.
+NO_LIMITS = frozenset({"cgroup-memory", "cgroup-pids", "cgroup-v1"})
+
+_PURPOSES = frozenset({"kill", "memory", "processes", "cpu", "populated"})
+# What to do without after a fault.
+_MASK_OF = {
+    "memory": "cgroup-memory",
+    "processes": "cgroup-pids",
+    "cpu": "cgroup-cpuacct",
+    "kill": "cgroup-v2",
+    "populated": "cgroup-v2",
+}
+
+_start_time = cgroup_sweep.start_time
 
 
-class Leaf:
-    """The cgroup of one seat: sandboxes use it one after the other."""
+class NoCgroups(OSError):
+    """This host lets this process have no cgroup. ``missing`` says why, as ``Tree.missing``."""
 
-    def __init__(self, path: Path) -> None:
-        path.mkdir()
-        self.path = path
-        # The file is handed to sandboxes, never a descriptor of the directory: that one would be
-        # a way out (CVE-2024-21626).
-        self.procs_fd = os.open(path / "cgroup.procs", os.O_RDWR | os.O_CLOEXEC)
-        self.events_fd = os.open(path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-        self._kill_fd = _open_kill(path)
-
-    def populated(self) -> bool:
-        """Whether any process is left in it. A leaf that somebody removed was empty."""
-        try:
-            return b"populated 1" in os.pread(self.events_fd, 128, 0)
-        except OSError:
-            return False
-
-    def pids(self) -> list[int]:
-        """The processes in it."""
-        try:
-            return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
-        except OSError:
-            return []
-
-    def kill(self) -> None:
-        """SIGKILL every process in it, those being forked included."""
-        with contextlib.suppress(OSError):  # somebody removed it: it was empty
-            os.write(self._kill_fd, b"1")
-
-    def close(self) -> None:
-        """Give it up; the directory goes when it is empty."""
-        for fd in (self.procs_fd, self.events_fd, self._kill_fd):
-            os.close(fd)
-        _remove(self.path)
+    def __init__(self, missing: dict[str, str]) -> None:
+        super().__init__("; ".join(dict.fromkeys(missing.values())))
+        without = "a cgroup in which nothing can be killed is not used"
+        self.missing = dict.fromkeys(sorted(_PURPOSES), without) | missing
 
 
 class Tree:
     """The cgroup of one manager, with a leaf for each seat below it."""
 
-    def __init__(self, parent: Path, owner: int) -> None:
-        self.path = parent / f"{_PREFIX}{owner}-{_start_time(owner)}-{time.monotonic_ns():x}"
-        self.path.mkdir()
-        self.kill_fd = _open_kill(self.path)
+    def __init__(self, ground: Ground, missing: dict[str, str]) -> None:
+        self._ground = ground
+        pids = ground.pids_path()
+        self._processes = None if pids is None else Processes(pids)
+        self._kill = ground.killer(self._processes)
         self._leaves = 0
+        self.path = ground.paths[0]
+        #: Of cgroup.kill, which kills all in it; None where it takes more than one write.
+        self.kill_fd = self._kill.fd if isinstance(self._kill, KillFile) else None
+        self.driver: Driver = ground.driver
+        #: Why it does not hold "kill", "memory", "processes", "cpu" or "populated".
+        self.missing = missing
+
+    @property
+    def holds(self) -> frozenset[str]:
+        """What its leaves can do, of "kill", "memory", "processes", "cpu" and "populated"."""
+        return _PURPOSES.difference(self.missing)
+
+    @property
+    def where(self) -> tuple[Path, ...]:
+        """The cgroups that it was made in, one in each hierarchy."""
+        return tuple(path.parent for path in self._ground.paths)
 
     def leaf(self) -> Leaf:
-        """A new leaf."""
+        """A new leaf. Raises ``OSError``."""
         self._leaves += 1
-        return Leaf(self.path / f"seat-{self._leaves}")
+        return Leaf(self._ground.below(f"seat-{self._leaves}"))
 
     def end(self) -> bool:
         """Kill what is left in it. False while something is."""
-        if not _populated(self.path):
+        if not cgroup_sweep.is_populated(self.path):
             return True
-        _kill(self.path)
+        self._kill()
         return False
 
     def close(self) -> None:
         """Remove it and the leaves that are empty."""
-        os.close(self.kill_fd)
-        _remove(self.path)
+        if self.kill_fd is not None:
+            os.close(self.kill_fd)
+            self.kill_fd = None
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
+        self._ground.remove()
 
 
-def make_tree() -> Tree:
-    """The tree of this process. Raises ``OSError`` where this host lets it have none."""
-    parent = _own_cgroup()
-    _sweep(parent)
-    tree = Tree(parent, os.getpid())
+def make_tree(disabled: frozenset[str] = NO_LIMITS) -> Tree:
+    """The tree of this process, with what works here and is not ``disabled``, of ``MASKS``.
+
+    Raises ``NoCgroups``, an ``OSError``, where this host lets it have none. It is tried out with a
+    process of its own, once in the life of this one: some 30 ms.
+    """
+    if "cgroup" in disabled:
+        raise NoCgroups(dict.fromkeys(_PURPOSES, "cgroups are disabled"))
+    return _make_what_works(cgroup_host.read(), disabled, {})
+
+
+def _make_what_works(host: Host, disabled: frozenset[str], faults: dict[str, str]) -> Tree:
+    ground, missing = cgroup_ground.claim(host, disabled)
+    missing |= faults
+    if "kill" in missing or not ground.paths:
+        ground.remove()
+        raise NoCgroups(missing)
+    tree = Tree(ground, missing)
     try:
-        leaf = tree.leaf()
-        if leaf.populated():
-            raise OSError("a new cgroup is not empty")
-        leaf.close()
-    except OSError:
+        found = _try_out(tree)
+    except BaseException:
         tree.close()
         raise
-    return tree
+    if not found:
+        return tree
+    tree.close()
+    masks = {_MASK_OF[purpose] for purpose in found}
+    if masks <= disabled:
+        raise NoCgroups(missing | found)
+    return _make_what_works(host, disabled | masks, faults | found)
 
 
-def _own_cgroup() -> Path:
-    mount = _mount_point()
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        if line.startswith("0::"):
-            return mount / line[3:].lstrip("/")
-    raise OSError("this process has no cgroup v2")
+# By the cgroups above the tree and what it was to do there: what it could not do.
+_tried: dict[tuple[object, ...], dict[str, str]] = {}
 
 
-def _mount_point() -> Path:
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if rest.startswith("cgroup2 "):
-            return Path(fields.split()[4])
-    raise OSError("no cgroup v2 is mounted")
-
-
-def _open_kill(path: Path) -> int:
-    # Linux before 5.14 has no such file: there the subreapers do better than a loop of kills.
-    return os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
-
-
-def _sweep(parent: Path) -> None:
-    """Kill and remove what managers that were killed themselves have left behind."""
-    for path in parent.glob(f"{_PREFIX}*"):
+def _try_out(tree: Tree) -> dict[str, str]:
+    key = (tree.where, tree.holds, tree.kill_fd is None)
+    if key not in _tried:
+        leaf = tree.leaf()
         try:
-            owner, started = path.name.removeprefix(_PREFIX).split("-")[:2]
-            alive = _start_time(int(owner)) == int(started)
-        except (OSError, ValueError):
-            alive = False
-        if not alive:
-            _clear(path)
-
-
-def _clear(path: Path) -> None:
-    _kill(path)
-    end = time.monotonic() + _EMPTY_MAX
-    while _populated(path) and time.monotonic() < end:
-        time.sleep(_EMPTY_STEP)
-    _remove(path)
-
-
-def _kill(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        (path / "cgroup.kill").write_text("1")
-
-
-def _populated(path: Path) -> bool:
-    try:
-        return "populated 1" in (path / "cgroup.events").read_text()
-    except OSError:
-        return False
-
-
-def _remove(path: Path) -> None:
-    """Remove a cgroup and those below it: a job may have made some in its own."""
-    for here, _, _ in os.walk(path, topdown=False):
-        with contextlib.suppress(OSError):
-            Path(here).rmdir()
-
-
-def _start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its id, a name that is never reused.
-
-    Raises ``OSError`` for one that has ended, reaped or not.
-    """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    if fields[0] in ("Z", "X"):
-        raise ProcessLookupError(f"process {pid} has ended")
-    return int(fields[19])
+            _tried[key] = cgroup_probe.faults(leaf, tree.holds)
+        finally:
+            leaf.close()
+    return _tried[key]

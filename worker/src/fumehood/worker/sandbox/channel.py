@@ -7,19 +7,134 @@ Whatever comes out of that socket may be forged: each reader here raises ``Value
 from __future__ import annotations
 
 import fcntl
+import logging
+import math
 import os
 import socket
+import struct
+import time
+from collections.abc import Callable
 from typing import Any
 
 from fumehood.common.codec import decode
+from fumehood.common.errors import DecodeError
 from fumehood.common.outcome import ErrorInfo
 from fumehood.worker.sandbox import memfd, protocol
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.verdict import Result, SetupFault
 
+log = logging.getLogger("fumehood.sandbox")
+
+_READY = struct.Struct("d")
+_AT_ONCE = 64  # frames read in one go; what floods its socket waits for its turn like the others
+_LAST_FRAMES = 400  # that a socket's buffer can hold at a sandbox's end: progress, and one result
 _REPORTS_BURST = 20  # progress reports at once
 _REPORTS_RATE = 40.0  # progress reports per second; an honest sandbox sends half as many
 _MESSAGE_MAX = 1000  # characters of a report's text
+
+
+class Channel:
+    """The manager's end of one job socket, and what has been said over it so far.
+
+    ``fault`` is not empty once something came that no honest sandbox sends; nothing is read then
+    any more. Instants are monotonic seconds.
+    """
+
+    def __init__(
+        self, ours: socket.socket, buffer: bytearray, on_close: Callable[[int], None]
+    ) -> None:
+        self._socket = ours
+        self._on_close = on_close  # told the descriptor before it is closed
+        self._buffer = buffer
+        self._reports: Reports | None = None
+        self.job: Job | None = None
+        self.given_at = 0.0
+        self.ready_at = 0.0  # 0 until the task's code has started
+        self.result: Result | None = None
+        self.setup_fault: SetupFault | None = None
+        self.fault = ""
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor; -1 when it is closed."""
+        return self._socket.fileno()
+
+    def give(self, job: Job) -> None:
+        """Hand over a job. A sandbox that is gone takes none; its end is reported elsewhere."""
+        self.job, self.given_at = job, time.monotonic()
+        try:
+            send_job(self._socket, job)
+        except OSError:
+            pass
+
+    def read(self, frames: int = _AT_ONCE) -> int:
+        """Read up to ``frames`` frames that are there, without waiting; how many there were."""
+        count = 0
+        while count < frames and self._read_one():
+            count += 1
+        return count
+
+    def read_last(self) -> None:
+        """Read what is left of a sandbox that has ended."""
+        if self.read(_LAST_FRAMES) == _LAST_FRAMES:
+            self._break_off("more frames at its end than a sandbox has to send")
+
+    def close(self) -> None:
+        """Close it: a parked sandbox leaves then. Idempotent."""
+        if self.fd >= 0:
+            self._on_close(self.fd)
+            self._socket.close()
+
+    def _read_one(self) -> bool:
+        if self.fd < 0:
+            return False
+        fds: list[int] = []
+        try:
+            frame, fds = protocol.receive(self._socket, self._buffer, max_fds=1)
+            if frame:
+                self._take(bytes(frame[:1]), frame[1:], fds)
+                return True
+            self.close()
+        except BlockingIOError:
+            pass
+        except (ValueError, DecodeError) as exc:
+            self._break_off(str(exc))
+        except OSError:
+            self.close()
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return False
+
+    def _break_off(self, fault: str) -> None:
+        self.fault = self.fault or fault
+        self.close()
+
+    def _take(self, kind: bytes, body: memoryview, fds: list[int]) -> None:
+        job, ready = self.job, bool(self.ready_at)
+        if kind == protocol.SETUP_FAILED and not ready:
+            self.setup_fault = read_setup_fault(body)
+        elif kind == protocol.READY and job is not None and not ready:
+            # The sandbox's own word, and therefore bounded by what is known here.
+            self.ready_at = min(max(read_ready(body), self.given_at), time.monotonic())
+        elif kind in protocol.RESULTS and job and ready and self.result is None:
+            self.result = read_result(kind, body, fds, job.result_max)
+        elif kind == protocol.PROGRESS and job and ready and self.result is None:
+            self._report(job, body)
+        else:
+            raise ValueError(f"a frame {kind!r} that is not due")
+
+    def _report(self, job: Job, body: memoryview) -> None:
+        if job.on_progress is None:
+            return
+        self._reports = self._reports or Reports()
+        said = self._reports.read(body, time.monotonic())
+        if said is None:
+            return
+        try:
+            job.on_progress(*said)
+        except Exception:  # the listener's own: the task has nothing to do with it
+            log.exception("a progress listener raised", extra={"job": job.job_id})
 
 
 def send_job(channel: socket.socket, job: Job) -> None:
@@ -33,6 +148,7 @@ def send_job(channel: socket.socket, job: Job) -> None:
         job.timeout,
         job.result_max,
         job.arguments if inline else None,
+        job.soft_timeout is not None and job.soft_timeout < job.timeout,
     )
     channel.send(frame)
     if not inline:
@@ -49,6 +165,12 @@ def _send_memfd(channel: socket.socket, arguments: bytes) -> None:
         protocol.send(channel, protocol.ARGUMENTS, [memfd])
     finally:
         os.close(memfd)
+
+
+def read_ready(body: memoryview) -> float:
+    """When the task's code started, as the sandbox says; a monotonic instant in seconds."""
+    (at,) = _READY.unpack(body) if len(body) == _READY.size else (0.0,)
+    return float(at) if math.isfinite(at) else 0.0
 
 
 def read_setup_fault(body: memoryview) -> SetupFault:

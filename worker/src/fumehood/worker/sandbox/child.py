@@ -10,16 +10,13 @@ can be done once is done in the zygote and inherited (signals, faulthandler, lim
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-import time
-from _socket import MSG_DONTWAIT, socket
-from collections.abc import Callable
-from functools import partial
-from marshal import loads
-from typing import Any, NoReturn
+from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, socket, socketpair
+from _struct import Struct
+from marshal import dumps, loads
+from os import _exit, closerange, dup2, read, setpgid, write
+from time import monotonic
 
 from msgpack import Packer, unpackb
 
@@ -29,15 +26,27 @@ from fumehood.common.codec import READING, SKIM_ABOVE, encode
 from fumehood.common.errors import DecodeError, InvalidArguments
 from fumehood.common.task import registry
 from fumehood.worker.sandbox import fault, memfd, protocol
+from fumehood.worker.sandbox.protocol import INLINE_MAX, JOB_MAX, READY, VALUE
+from fumehood.worker.sandbox.signals import SIG_DFL, SIG_IGN, SIGCHLD, SIGRTMAX, signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 #: Asks a sandbox for its Python stack. A real-time signal, for tasks use the named ones.
-DUMP_SIGNAL = signal.SIGRTMAX - 1
+DUMP_SIGNAL = SIGRTMAX - 1
+#: Has ``SoftTimeout`` raised in the task.
+SOFT_SIGNAL = SIGRTMAX - 2
 
 # Where descriptors lie in every sandbox.
 STDOUT, STDERR, JOB, DIAG, LIFELINE, _FIRST_UNUSED = 1, 2, 3, 4, 5, 6
 _LAST_FD = 1 << 20
 _PROGRESS_PERIOD = 0.05  # seconds; reports in between are dropped, all but those that say 1.0
+pack_double = Struct("d").pack
 pack = Packer(strict_types=True, use_bin_type=True).pack
+_REHEARSAL, _REHEARSALS = "fumehood.rehearsal", 40
+_REHEARSED_ARGUMENTS = pack([[1], {}])
 _EXIT_BROKEN = 70  # EX_SOFTWARE: this file's own failure, never a task's
 
 
@@ -45,48 +54,81 @@ def become_subreaper() -> None:
     """Set by the zygote where there are no cgroups: how a sandbox keeps its orphans below it."""
 
 
+#: Set by the zygote of an untrusted profile: gives up every right that a sandbox does not need.
+lock: Callable[[int, int], None] | None = None
+#: Set by the zygote where there is random state that would be the same in every sandbox.
+reseed: Callable[[], None] | None = None
+#: The stages that every sandbox goes through before it is parked; ``lockdown`` has more.
+STAGES = ("cgroup", "group", "descriptors", "reseed")
+#: The stage that is to fail, to test what becomes of it; empty in production.
+failing = ""
+
+
+def _fail() -> NoReturn:
+    raise PermissionError(1, "made to fail, for a test")
+
+
 #: Tasks that need nothing but a call: sync, and without values to rebuild. Filled before forking.
 plain_tasks: dict[str, Callable[..., Any]] = {}
 
 
 def live(  # noqa: PLR0917 - named arguments cost a fresh process more
-    job: int, stdout: int, stderr: int, diag: int, lifeline: int, procs: int
+    job: int, stdout: int, stderr: int, kept: tuple[int, ...], slot: int, tmp: int
 ) -> NoReturn:
     """Set up, wait for a job, run it, hand over its result, end. Never returns.
 
-    The arguments are descriptors of the zygote; ``procs`` is -1 where there are no cgroups.
+    The arguments are descriptors of the zygote; ``kept`` are those of the seat: for Python stacks,
+    the lifeline, and the files of the cgroups to join, where there are any. ``slot`` and ``tmp``
+    are for ``lockdown.lock``.
     """
     stage = "cgroup"
     try:
-        if procs >= 0:
-            os.write(procs, b"0")
-        else:
+        if failing == stage:
+            _fail()
+        for procs in kept[2:]:
+            write(procs, b"0")
+        if len(kept) == 2:
             become_subreaper()
+        signal(SIGCHLD, SIG_DFL)
         stage = "group"
-        os.setpgid(0, 0)  # not setsid: the zygote's session has no terminal, and a new one is dear
+        if failing == stage:
+            _fail()
+        setpgid(0, 0)  # not setsid: the zygote's session has no terminal, and a new one is dear
         stage = "descriptors"
-        os.dup2(stdout, STDOUT)
-        os.dup2(stderr, STDERR)
-        os.dup2(job, JOB, False)
-        os.dup2(diag, DIAG, False)
-        os.dup2(lifeline, LIFELINE, False)
-        os.closerange(_FIRST_UNUSED, _LAST_FD)
+        if failing == stage:
+            _fail()
+        dup2(stdout, STDOUT)
+        dup2(stderr, STDERR)
+        dup2(job, JOB, False)
+        dup2(kept[0], DIAG, False)
+        dup2(kept[1], LIFELINE, False)
+        if lock is not None:
+            stage = "lockdown"
+            lock(slot, tmp)  # before the next step, which closes what it needs
+        closerange(_FIRST_UNUSED, _LAST_FD)
+        stage = "reseed"
+        if failing == stage:
+            _fail()
+        if reseed is not None:
+            reseed()
     except BaseException as exc:
-        _report_setup_failure(job, stage, exc)
-        os._exit(_EXIT_BROKEN)
+        _report_setup_failure(job, getattr(exc, "stage", stage), exc)
+        _exit(_EXIT_BROKEN)
     try:
         _serve()
     finally:
-        os._exit(_EXIT_BROKEN)
+        _exit(_EXIT_BROKEN)
 
 
 def _report_setup_failure(job: int, stage: str, exc: BaseException) -> None:
     number = exc.errno if isinstance(exc, OSError) else None
     frame = protocol.pack(protocol.SETUP_FAILED, stage, number, fault.message_of(exc)[:500])
     for fd in (job, JOB):
-        with contextlib.suppress(OSError):
-            os.write(fd, frame)
+        try:
+            write(fd, frame)
             return
+        except OSError:
+            continue
 
 
 # --- the job --------------------------------------------------------------------------------
@@ -94,13 +136,16 @@ def _report_setup_failure(job: int, stage: str, exc: BaseException) -> None:
 
 def _serve() -> None:
     """The job, from its frame to its end; the plain one without a call but the task's own."""
-    frame = os.read(JOB, protocol.JOB_MAX)
+    frame = read(JOB, JOB_MAX)
     if not frame:
-        os._exit(0)  # the manager has no use for this sandbox any more
+        _exit(0)  # the manager has no use for this sandbox any more
     fields = loads(frame)  # noqa: S302 - from the manager, which runs the same interpreter
-    _, name, _, _, _, result_max, arguments = fields
-    context.entered.append(partial(_current_job, fields, time.monotonic()))
-    os.write(JOB, protocol.READY)
+    _, name, _, _, _, result_max, arguments, soft = fields
+    if soft:
+        signal(SOFT_SIGNAL, _raise_soft_timeout)
+    started = monotonic()
+    context.entered.append(lambda: _current_job(fields, started))
+    write(JOB, READY + pack_double(started))
     try:
         try:
             if arguments is None or len(arguments) > SKIM_ABOVE:
@@ -108,7 +153,7 @@ def _serve() -> None:
             else:
                 args, kwargs = _unpack(arguments)
         except DecodeError as exc:
-            os.write(JOB, protocol.pack(protocol.REFUSED, str(exc)[:2000]))
+            write(JOB, protocol.pack(protocol.REFUSED, str(exc)[:2000]))
             _leave(0)
         function = plain_tasks.get(name)
         value = _run(name, args, kwargs) if function is None else function(*args, **kwargs)
@@ -116,8 +161,8 @@ def _serve() -> None:
             data = pack(value)
         except Exception:  # rarer types, or what cannot be carried at all
             data = _encode(value)
-        if len(data) <= result_max and len(data) <= protocol.INLINE_MAX:
-            os.write(JOB, protocol.VALUE + data)
+        if len(data) <= result_max and len(data) <= INLINE_MAX:
+            write(JOB, VALUE + data)
         else:
             _send_large(data, result_max)
     except SystemExit as exc:
@@ -125,6 +170,51 @@ def _serve() -> None:
     except BaseException as exc:  # whatever a task raises is its answer
         _send_error(exc)
     _leave(0)
+
+
+class _Rehearsed(BaseException):
+    """Raised in the place of ``_exit`` at the end of a rehearsed job."""
+
+
+def rehearse() -> None:
+    """Run some jobs of no content in the zygote, on the way that they take in a sandbox.
+
+    The interpreter then has its inline caches and type lookups filled before the fork. In a fresh
+    sandbox each would be filled anew, for one job, in a page that must be copied to write to it.
+    """
+    global _exit  # noqa: PLW0603 - the last step is the one that must not be taken here
+    leave, kept = _exit, os.dup(JOB)
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    dup2(theirs.fileno(), JOB, False)
+    plain_tasks[_REHEARSAL] = _rehearsed_task
+    _exit = _stay
+    try:
+        for _ in range(_REHEARSALS):
+            ours.send(dumps(("", _REHEARSAL, 1, "", 1.0, 1 << 20, _REHEARSED_ARGUMENTS, False)))
+            try:
+                _serve()
+            except _Rehearsed:
+                context.entered.clear()
+            while read(ours.fileno(), 100)[:1] != VALUE:
+                pass
+    finally:
+        _exit = leave
+        del plain_tasks[_REHEARSAL]
+        dup2(kept, JOB, False)
+        os.close(kept)
+
+
+def _stay(status: int) -> NoReturn:
+    raise _Rehearsed
+
+
+def _rehearsed_task(value: int) -> int:
+    return value
+
+
+def _raise_soft_timeout(*_: object) -> NoReturn:
+    signal(SOFT_SIGNAL, SIG_IGN)  # once is enough: a second would hit the task as it cleans up
+    raise context.SoftTimeout("the soft timeout has passed")
 
 
 def _unpack(arguments: bytes) -> tuple[list[Any], dict[str, Any]]:
@@ -142,7 +232,7 @@ def _unpack(arguments: bytes) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _current_job(fields: tuple[Any, ...], started: float) -> context.CurrentJob:
-    job_id, name, attempt, token, timeout, _, _ = fields
+    job_id, name, attempt, token, timeout, _, _, _ = fields
     report = _reporter() if registry.get(name).options.progress else None
     return context.CurrentJob(job_id, name, attempt, token, timeout, started + timeout, report)
 
@@ -176,7 +266,7 @@ def _encode(value: Any) -> bytes:
 
 def _send_large(data: bytes, result_max: int) -> None:
     if len(data) > result_max:
-        os.write(JOB, protocol.pack(protocol.TOO_LARGE, len(data)))
+        write(JOB, protocol.pack(protocol.TOO_LARGE, len(data)))
         return
     protocol.send(socket(fileno=JOB), protocol.VALUE_FD, [memfd.sealed(data)])
 
@@ -184,10 +274,10 @@ def _send_large(data: bytes, result_max: int) -> None:
 def _send_error(exc: BaseException) -> None:
     kind, message, trace = fault.describe(exc, skip=__file__)
     frame = protocol.pack(protocol.ERROR, kind[:1000], message, trace)
-    while len(frame) > protocol.INLINE_MAX:
+    while len(frame) > INLINE_MAX:
         message, trace = message[: len(message) // 2], trace[: len(trace) // 2]
         frame = protocol.pack(protocol.ERROR, kind[:200], message, trace)
-    os.write(JOB, frame)
+    write(JOB, frame)
 
 
 def _reporter() -> context.ReportProgress:
@@ -195,15 +285,17 @@ def _reporter() -> context.ReportProgress:
     last = [0.0]
 
     def report(fraction: float, message: str, data: Any) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if now - last[0] < _PROGRESS_PERIOD and fraction < 1.0:
             return
         last[0] = now
         frame = protocol.PROGRESS + encode([fraction, message, data], "progress")
-        if len(frame) > protocol.INLINE_MAX:
-            raise InvalidArguments(f"may take {protocol.INLINE_MAX} bytes encoded", "progress")
-        with contextlib.suppress(BlockingIOError):  # a report is worth no waiting
+        if len(frame) > INLINE_MAX:
+            raise InvalidArguments(f"may take {INLINE_MAX} bytes encoded", "progress")
+        try:
             channel.send(frame, MSG_DONTWAIT)
+        except BlockingIOError:  # a report is worth no waiting
+            pass
 
     return report
 
@@ -217,8 +309,10 @@ def _exit_code(code: Any) -> int:
         return 0
     if isinstance(code, int):
         return code & 0xFF
-    with contextlib.suppress(Exception):
+    try:
         sys.stderr.write(f"{code}\n")
+    except Exception:  # noqa: S110 - the task may have replaced or closed it
+        pass
     return 1
 
 
@@ -234,4 +328,4 @@ def _leave(code: int) -> NoReturn:
             stream.flush()
         except BaseException:  # noqa: S110 - a closed or broken stream: what it held is lost
             pass
-    os._exit(code)
+    _exit(code)

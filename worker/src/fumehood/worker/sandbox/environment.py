@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
+from fumehood.common.task import Profile
+from fumehood.worker.sandbox.confinement import HOME, TMPDIR
+from fumehood.worker.sandbox.protocol import BIND_NOW
+
 #: What an interpreter and ordinary libraries need. Never FUMEHOOD_*: a password is in it.
 ALLOWED = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM",
     "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "*_NUM_THREADS",
 )  # fmt: skip
 
-#: Has the loader resolve every C function at once: resolved lazily, a function would be looked up
-#: anew in each sandbox that is the first to call it. The zygote takes it out of its environment.
-BIND_NOW = "LD_BIND_NOW"
+#: For code that may attack: nothing of the user that the node runs as.
+ALLOWED_UNTRUSTED = (
+    "PATH", "LANG", "LANGUAGE", "LC_*", "TZ", "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "*_NUM_THREADS",
+)  # fmt: skip
 
 # Pools of threads started at import do not survive a fork, and 32 threads in each of 32 sandboxes
 # serve nobody.
@@ -23,13 +29,16 @@ _ONE_THREAD = (
 )  # fmt: skip
 
 
-def allowed(environ: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, str]:
+def allowed(
+    environ: Mapping[str, str], extra: Iterable[str] = (), profile: Profile = "trusted"
+) -> dict[str, str]:
     """The variables of ``environ`` that a zygote gets; ``extra`` are more names, with ``*``."""
-    patterns = (*ALLOWED, *extra)
+    patterns = (*(ALLOWED if profile == "trusted" else ALLOWED_UNTRUSTED), *extra)
     kept = {
         name: value
         for name, value in environ.items()
         if not name.startswith("FUMEHOOD_")
         and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
-    return dict.fromkeys(_ONE_THREAD, "1") | kept | {BIND_NOW: "1"}
+    own = {} if profile == "trusted" else {"HOME": HOME, "TMPDIR": TMPDIR}
+    return dict.fromkeys(_ONE_THREAD, "1") | kept | own | {BIND_NOW: "1"}

@@ -6,11 +6,11 @@ with a property that raises, lies or counts to a million.
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
-from itertools import islice
-from types import TracebackType
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any
 
 MESSAGE_MAX = 8 << 10  # characters
 TRACEBACK_MAX = 24 << 10  # characters; with the message it fits one inline frame as UTF-8
@@ -118,12 +118,16 @@ def _cause(exc: BaseException) -> BaseException | None:
 
 
 def _notes(exc: BaseException) -> Iterator[object]:
+    from itertools import islice
+
     notes = _slots["__dict__"].__get__(exc).get("__notes__", ())
     return islice(notes, _NOTES_MAX)
 
 
 def _frames(tb: TracebackType | None, skip: str) -> list[str]:
     try:
+        import traceback  # what fails pays for it, not every fork
+
         summary = [frame for frame in traceback.extract_tb(tb) if frame.filename != skip]
         if len(summary) > _FRAMES_MAX:
             half = _FRAMES_MAX // 2

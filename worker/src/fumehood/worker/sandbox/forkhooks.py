@@ -9,8 +9,11 @@ from it: no thread is left behind, and no lock is held.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _register = os.register_at_fork
 _held: list[Callable[[], Any]] = []

@@ -13,6 +13,8 @@ import os
 import select
 import signal
 import struct
+import sys
+import time
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
@@ -65,17 +67,35 @@ def exit_status(pidfd: int) -> int | None:
         if info is not None:
             return info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
     status = _status_of_zombie(pidfd)
-    return _remembered_status(pidfd) if status is None else status
+    return remembered_status(pidfd) if status is None else status
 
 
-def _remembered_status(pidfd: int) -> int | None:
-    asked = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *(0,) * 13))
+_ASK_EXIT = _PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *(0,) * 13)
+
+
+def remembered_status(pidfd: int) -> int | None:
+    """The wait status of a process that has been reaped; Linux 6.15 and later tell it anybody."""
     try:
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, asked)
+        answer = fcntl.ioctl(pidfd, _PIDFD_GET_INFO, _ASK_EXIT)
     except OSError:
         return None
-    answer = _PIDFD_INFO.unpack(asked)
-    return int(answer[-1]) if answer[0] & _PIDFD_INFO_EXIT else None
+    if not answer[0] & _PIDFD_INFO_EXIT:
+        return None
+    return int.from_bytes(answer[-4:], sys.byteorder, signed=True)
+
+
+def end_of(pidfd: int, seconds: float) -> int | None:
+    """Wait for the end of a process that somebody reaps; its status if the kernel tells it."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        poll.poll(max(0.0, end - time.monotonic()) * 1000)
+        status = remembered_status(pidfd)
+        if status is not None:
+            return status
+        time.sleep(0.001)  # it has ended, and is not reaped yet
+    return None
 
 
 def _status_of_zombie(pidfd: int) -> int | None:

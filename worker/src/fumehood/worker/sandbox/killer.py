@@ -7,9 +7,9 @@ fork any more (it is stopped), the tree only shrinks: stop, look again, until no
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
+
+from fumehood.worker.sandbox.signals import SIGKILL, SIGSTOP
 
 _ROUNDS = 50  # a tree that grows faster than it can be stopped this often is killed as it stands
 
@@ -22,11 +22,11 @@ def children_of(pid: int) -> set[int]:
     except OSError:
         return found
     for thread in threads:
-        with (
-            contextlib.suppress(OSError),
-            open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
-        ):
-            found.update(map(int, file.read().split()))
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.update(map(int, file.read().split()))
+        except OSError:
+            pass
     return found
 
 
@@ -52,7 +52,7 @@ def is_alive(pid: int) -> bool:
 
 def kill_tree(pid: int) -> int:
     """Kill ``pid`` and all that is below it; the number of living processes found below it."""
-    _signal(pid, signal.SIGSTOP)
+    _signal(pid, SIGSTOP)
     stopped: set[int] = set()
     count = 0
     for _ in range(_ROUNDS):
@@ -60,11 +60,11 @@ def kill_tree(pid: int) -> int:
         if not new:
             break
         for each in new:
-            _signal(each, signal.SIGSTOP)
+            _signal(each, SIGSTOP)
             count += is_alive(each)
         stopped |= new
     for each in (*stopped, pid):
-        _signal(each, signal.SIGKILL)
+        _signal(each, SIGKILL)
     return count
 
 
@@ -81,11 +81,15 @@ def kill_strays(known: set[int]) -> int:
             break
         for pid in strays:
             count += is_alive(pid) + kill_tree(pid)
-            with contextlib.suppress(ChildProcessError):
+            try:
                 os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
     return count
 
 
 def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    try:
         os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass

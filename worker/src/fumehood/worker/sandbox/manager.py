@@ -15,16 +15,20 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fumehood.common.outcome import Outcome
-from fumehood.worker.sandbox import cgroup, environment, protocol
+from fumehood.common.task import Profile
+from fumehood.worker.sandbox import environment, protocol
+from fumehood.worker.sandbox.confinement import Config, Report
+from fumehood.worker.sandbox.declared import Declared
 from fumehood.worker.sandbox.job import Job
 from fumehood.worker.sandbox.poller import Poller
 from fumehood.worker.sandbox.process import SandboxProcess
 from fumehood.worker.sandbox.refusal import NoSandbox, not_started, unknown_task
-from fumehood.worker.sandbox.seat import Seat
+from fumehood.worker.sandbox.renewal import Lifetime, Renewal
+from fumehood.worker.sandbox.seats import Seats
 from fumehood.worker.sandbox.surroundings import Surroundings
 from fumehood.worker.sandbox.verdict import KillReason
 from fumehood.worker.sandbox.zygote_keeper import Listener, ZygoteKeeper
@@ -35,6 +39,9 @@ log = logging.getLogger("fumehood.sandbox")
 _SPARE_MAX = 4  # sandboxes parked beyond the ones that run; more cost memory and gain nothing
 _RETRY_FIRST, _RETRY_MAX = 0.05, 5.0  # seconds before a failed start is tried again
 _FAILURES_MAX = 3  # starts that failed in a row before a waiting job is told
+_RENEWAL_LOOK = 1.0  # seconds between looks whether the zygote is to be replaced
+#: Bytes; what an untrusted job may write to its temporary folders unless somebody says otherwise.
+DEFAULT_TMP = 64 << 20
 _STOP_MAX, _STOP_STEP = 3.0, 0.002  # seconds for what was killed to be gone, and between looks
 
 
@@ -49,6 +56,14 @@ class ManagerConfig:
     env: Sequence[str] = ()  # more names of environment variables that tasks may see
     disabled: frozenset[str] = frozenset()  # mechanisms not to use, such as "cgroup"
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    profile: Profile = "trusted"
+    tmp: int = (
+        DEFAULT_TMP  # bytes of private temporary folders, for untrusted jobs that say nothing
+    )
+    show: Sequence[str] = ()  # further files and folders that untrusted jobs may read
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    watch_code: bool = True
+    guarantees: tuple[str, ...] = ()  # what is said in outcomes to have been enforced
 
 
 class SandboxManager:
@@ -57,15 +72,13 @@ class SandboxManager:
     def __init__(self, config: ManagerConfig) -> None:
         self._config = config
         self._serials = itertools.count(1)
-        self._seat_numbers = itertools.count(1)
         self._parked: deque[SandboxProcess] = deque()
         self._forking: set[SandboxProcess] = set()
         self._running: set[SandboxProcess] = set()
         self._waiting: deque[asyncio.Future[SandboxProcess]] = deque()
-        self._free_seats: list[Seat] = []
-        self._tasks: frozenset[str] = frozenset()
-        self._untrusted: frozenset[str] = frozenset()
-        self._tree: cgroup.Tree | None = None
+        self._tasks: dict[str, Declared] = {}
+        self._renewal = Renewal(config.lifetime)
+        self._renewal_look: asyncio.TimerHandle | None = None
         self._failures = 0  # sandboxes in a row that did not become ready
         self._losses = 0  # zygotes in a row that parked nothing
         self._retry: asyncio.TimerHandle | None = None
@@ -85,54 +98,75 @@ class SandboxManager:
         self._lifeline, self._lifeline_ours = os.pipe2(os.O_CLOEXEC)
         self._poller = Poller(loop)
         buffer = bytearray(protocol.FRAME_MAX)
-        self._around = Surroundings(loop, self._poller, buffer, self._on_end)
+        own_ids = self._config.profile == "untrusted"
+        self._seats = Seats(
+            self._config.disabled, self._lifeline, self._config.slots, own_ids=own_ids
+        )
+        self._around = Surroundings(
+            loop,
+            self._poller,
+            buffer,
+            self._on_end,
+            profile=self._config.profile,
+            guarantees=self._config.guarantees,
+            own_uids=self._seats.ids is not None,
+        )
         self._failures = self._losses = 0
         self._keeper = ZygoteKeeper(self._zygote_config(), self._poller, self._listener())
         self._stopping, self._open = None, True
         try:
-            self._tree = await asyncio.to_thread(self._make_tree)
-            self._keeper.change(self._kill_all())
+            await asyncio.to_thread(self._seats.make_tree)
+            self._keeper.change(self._zygote_config())
             await self._keeper.start()
+            self._look_for_renewal()
         except BaseException:
             await self.stop()
             raise
 
-    def _make_tree(self) -> cgroup.Tree | None:
-        if "cgroup" in self._config.disabled:
-            return None
-        try:
-            return cgroup.make_tree()
-        except OSError as exc:
-            log.warning(
-                "no cgroup for sandboxes: descendants are found by subreaper and /proc",
-                extra={"cause": exc},
-            )
-            return None
-
     def _zygote_config(self) -> ZygoteConfig:
-        return ZygoteConfig(
-            modules=self._config.modules,
-            env=environment.allowed(self._config.environ, self._config.env),
+        config = self._config
+        config_of = ZygoteConfig(
+            modules=config.modules,
+            env=environment.allowed(config.environ, config.env, config.profile),
             lifeline=self._lifeline,
-            kill_all=None,
-            start_timeout=self._config.start_timeout,
+            kill_all=self._seats.kill_fd,
+            has_cgroups=self._seats.tree is not None,
+            start_timeout=config.start_timeout,
+            disabled=config.disabled,
+            watch=config.watch_code,
         )
-
-    def _kill_all(self) -> int | None:
-        return None if self._tree is None else self._tree.kill_fd
+        if config.profile == "trusted":
+            return config_of
+        ids = self._seats.ids
+        confinement: Config = {
+            "path": list(config_of.path),
+            "cwd": os.getcwd(),
+            "show": list(config.show),
+            "hide": [],
+            "uids": 0 if ids is None else ids.base,
+            "slots": 0 if ids is None else ids.slots,
+            "disabled": sorted(config.disabled),
+        }
+        return replace(config_of, confinement=confinement)
 
     def _listener(self) -> Listener:
         return Listener(self._on_zygote_ready, self._on_zygote_lost, self._on_zygote_failed)
 
     @property
-    def tasks(self) -> frozenset[str]:
-        """Names of the tasks that sandboxes can run."""
+    def tasks(self) -> Mapping[str, Declared]:
+        """The tasks that sandboxes can run, by name."""
         return self._tasks
 
     @property
-    def untrusted(self) -> frozenset[str]:
-        """Names of those that are declared ``untrusted``."""
-        return self._untrusted
+    def report(self) -> Report | None:
+        """Which namespaces the current zygote has; None for a trusted one."""
+        zygote = self._keeper.current if self._open else None
+        return None if zygote is None else zygote.report
+
+    @property
+    def seats(self) -> Seats:
+        """What sandboxes sit in; for a doctor."""
+        return self._seats
 
     @property
     def busy(self) -> int:
@@ -153,9 +187,10 @@ class SandboxManager:
         await asyncio.shield(self._stopping)  # nobody's haste may leave processes behind
 
     async def _stop(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        for timer in (self._retry, self._renewal_look):
+            if timer is not None:
+                timer.cancel()
+        self._retry = self._renewal_look = None
         self._tell_waiting(NoSandbox("the sandbox manager was stopped", "stopped"))
         self.kill_all(KillReason.SHUTDOWN)
         await _until(lambda: not self._running)
@@ -163,17 +198,11 @@ class SandboxManager:
         await self._keeper.stop()
         for sandbox in [*self._parked, *self._forking, *self._running]:
             sandbox.on_zygote_lost()
-        if self._tree is not None:
-            await _until(self._tree.end)
+        await _until(self._seats.end)
         self._release()
 
     def _release(self) -> None:
-        for seat in self._free_seats:
-            seat.close()
-        self._free_seats.clear()
-        if self._tree is not None:
-            self._tree.close()
-            self._tree = None
+        self._seats.close()
         self._poller.close()
         os.close(self._lifeline)
         self._open = False
@@ -189,7 +218,7 @@ class SandboxManager:
     async def run(self, job: Job) -> Outcome:
         """Run one attempt. The outcome says all that went wrong, this node's own failures too."""
         if job.task not in self._tasks:
-            return unknown_task(job, self._tasks)
+            return unknown_task(job, self._tasks.keys())
         try:
             sandbox = await self._take()
             while sandbox.ended:  # between being given and being used
@@ -271,36 +300,23 @@ class SandboxManager:
 
     def _fork(self, zygote: ZygoteProcess) -> None:
         try:
-            seat = self._seat()
+            seat = self._seats.take()
         except OSError as exc:
+            if isinstance(exc, FileNotFoundError):
+                self._seats.renew_tree()
+                self._keeper.change(self._zygote_config())
             self._on_failed_start(f"no cgroup can be made: {exc}", "cgroup")
             return
         try:
-            sandbox = SandboxProcess(next(self._serials), seat, self._around)
+            sandbox = SandboxProcess(next(self._serials), seat, self._around, self._config.tmp)
         except OSError as exc:
-            self._free_seats.append(seat)
+            self._seats.put_back(seat)
             self._on_failed_start(f"no channels can be made: {exc}", "channels")
             return
+        self._renewal.count()
         self._forking.add(sandbox)
         sandbox.on_parked = self._on_parked
         zygote.fork(sandbox)
-
-    def _seat(self) -> Seat:
-        if self._free_seats:
-            return self._free_seats.pop()
-        try:
-            leaf = None if self._tree is None else self._tree.leaf()
-        except FileNotFoundError:
-            self._renew_tree()
-            raise
-        return Seat(next(self._seat_numbers), leaf, self._lifeline)
-
-    def _renew_tree(self) -> None:
-        """Somebody has removed the cgroup: start over with another, if there can be one."""
-        if self._tree is not None:
-            self._tree.close()
-        self._tree = self._make_tree()
-        self._keeper.change(self._kill_all())
 
     def _on_parked(self, sandbox: SandboxProcess) -> None:
         self._losses = 0
@@ -312,6 +328,8 @@ class SandboxManager:
         """A sandbox has ended, and nothing of it is left: its seat is free."""
         if self._config.ctx == "spawn":
             self._keeper.let_go_of_idle()
+        if sandbox.zygote is not None:
+            sandbox.zygote.sandboxes.pop(sandbox.serial, None)
         ran = sandbox in self._running
         self._running.discard(sandbox)
         self._forking.discard(sandbox)
@@ -320,22 +338,22 @@ class SandboxManager:
         self._clear_seat(sandbox)
         if ran and sandbox.was_ready:
             self._failures = 0
-        elif self._stopping is None and not sandbox.orphaned:
+        elif self._stopping is None and not sandbox.ending.orphaned:
             self._on_failed_start(sandbox.describe_failure(), sandbox.failed_stage)
         if self._stopping is None:
             self._serve()
 
     def _clear_seat(self, sandbox: SandboxProcess) -> None:
-        if sandbox.quarantined:
+        if sandbox.ending.quarantined:
             log.error(
                 "a sandbox could not be killed: its seat is not used again",
-                extra={"pid": sandbox.pid},
+                extra={"pid": sandbox.ending.pid},
             )
             sandbox.seat.abandon()
         elif self._stopping is not None or sandbox.failed_stage == "cgroup":
-            sandbox.seat.close()
+            self._seats.drop(sandbox.seat)
         else:
-            self._free_seats.append(sandbox.seat)
+            self._seats.put_back(sandbox.seat)
 
     # --- failures ---------------------------------------------------------------------------
 
@@ -344,6 +362,10 @@ class SandboxManager:
         self._back_off(why, stage)
 
     def _on_zygote_failed(self, why: str) -> None:
+        if self._keeper.current is not None:  # it goes on with the code that it has
+            log.error("the zygote cannot be replaced", extra={"cause": why})
+            self._renewal.failed()
+            return
         self._on_failed_start(why, "zygote")
 
     def _on_zygote_lost(self) -> None:
@@ -373,8 +395,22 @@ class SandboxManager:
         self._refill()
 
     def _on_zygote_ready(self, zygote: ZygoteProcess) -> None:
-        self._tasks, self._untrusted = zygote.tasks, zygote.untrusted
+        self._tasks = zygote.tasks
+        self._renewal.begin(zygote.code)
+        for sandbox in [box for box in self._parked if box.zygote is not zygote]:
+            self._parked.remove(sandbox)
+            sandbox.dismiss()  # of the generation before, whose code may be another
         self._refill()
+
+    def _look_for_renewal(self) -> None:
+        loop = self._around.loop
+        self._renewal_look = loop.call_later(_RENEWAL_LOOK, self._look_for_renewal)
+        if self._keeper.current is None or self._keeper.is_starting:
+            return
+        why = self._renewal.is_due()
+        if why:
+            log.info("the zygote is replaced", extra={"cause": why})
+            self._keeper.begin()
 
 
 async def _until(condition: Callable[[], bool]) -> None:

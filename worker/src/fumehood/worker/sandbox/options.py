@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from fumehood.common.arguments import encode_arguments
-from fumehood.common.errors import ConfigurationError
 from fumehood.common.limits import Limits
 from fumehood.common.settings import Settings
 from fumehood.common.task import Call, Profile, check_timeout
 from fumehood.worker.sandbox.job import Job, OnProgress
-from fumehood.worker.sandbox.manager import ManagerConfig
+from fumehood.worker.sandbox.manager import DEFAULT_TMP, ManagerConfig
+from fumehood.worker.sandbox.renewal import Lifetime
 
 
-def manager_config(settings: Settings, modules: Sequence[str], slots: int) -> ManagerConfig:
+def manager_config(
+    settings: Settings, modules: Sequence[str], slots: int, profile: Profile = "trusted"
+) -> ManagerConfig:
     """What the settings say about sandboxes."""
     return ManagerConfig(
         modules=tuple(modules),
@@ -23,6 +25,10 @@ def manager_config(settings: Settings, modules: Sequence[str], slots: int) -> Ma
         start_timeout=settings.sandbox_start_timeout,
         env=settings.sandbox_env,
         disabled=frozenset(settings.sandbox_disable),
+        profile=profile,
+        tmp=settings.max_tmp or DEFAULT_TMP,
+        lifetime=Lifetime(settings.sandbox_max_forks, settings.sandbox_max_age),
+        watch_code=settings.sandbox_watch_code,
     )
 
 
@@ -40,30 +46,25 @@ def make_job(
     seconds = (
         timeout if timeout is not None else options.timeout or settings.sandbox_default_timeout
     )
+    merged = merge_limits(limits or Limits(), options.limits, settings.limits)
     return Job(
         job_id=job_id,
         task=call.task.name,
         arguments=encode_arguments(call, settings.max_arguments),
         timeout=check_timeout(seconds, settings.max_timeout),
-        result_max=smallest(
-            settings.max_result, options.limits.result, limits.result if limits else None
-        ),
-        output_max=smallest(
-            settings.max_output, options.limits.output, limits.output if limits else None
-        ),
+        soft_timeout=options.soft_timeout,
+        result_max=merged.result or 0,
+        output_max=merged.output or 0,
+        limits=merged,
+        profile=options.profile,
         on_progress=on_progress,
     )
 
 
-def refuse_untrusted(profile: Profile) -> None:
-    """Raise ``ConfigurationError`` for a profile whose guarantees nothing here enforces yet."""
-    if profile == "untrusted":
-        raise ConfigurationError(
-            "profile 'untrusted' cannot be enforced by this version: "
-            "run only code that you trust not to attack"
-        )
+def merge_limits(call: Limits, task: Limits, cap: Limits) -> Limits:
+    """What the call asks for, else what the task declares, never above the operator's cap.
 
-
-def smallest(cap: int, *bounds: int | str | None) -> int:
-    """The smallest of the bounds that are set; ``Limits`` has made numbers of them."""
-    return min((cap, *(bound for bound in bounds if isinstance(bound, int))))
+    The cap is also what a job gets that neither of them says anything about.
+    """
+    asked = {**task.to_wire(), **call.to_wire()}
+    return Limits.from_wire(asked).tightened(cap)

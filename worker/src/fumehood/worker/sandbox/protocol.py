@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import marshal
 import os
-import struct
 from _socket import (  # ``socket`` itself brings three more libraries into every fork
     CMSG_SPACE,
     MSG_CMSG_CLOEXEC,
@@ -19,9 +18,19 @@ from _socket import (  # ``socket`` itself brings three more libraries into ever
     SOL_SOCKET,
     socket,
 )
-from typing import Any
+from _struct import calcsize
+from _struct import pack as _pack_struct
+from _struct import unpack_from as _unpack
 
 import msgpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Has the loader resolve every C function at once: resolved lazily, a function would be looked up
+#: anew in each sandbox that is the first to call it. The zygote takes it out of its environment.
+BIND_NOW = "LD_BIND_NOW"
 
 # Larger payloads travel in a sealed memfd: a SEQPACKET message has to fit the socket's buffer.
 INLINE_MAX = 64 << 10
@@ -31,14 +40,17 @@ ARGUMENTS_MAX = 6 << 10
 JOB_MAX = 8 << 10
 
 # Control socket, manager to zygote: [code, ...]
-START, SEAT, FORK = 0, 1, 2
+START, SEAT, FORK, RELAY = 0, 1, 2, 3
 # Control socket, zygote to manager: [code, ...]
 HELLO, HELLO_FAILED, FORKED, FORK_FAILED, EXITED = 10, 11, 12, 13, 14
+
+#: How the process ends by which the manager sees whether the kernel tells it of ends.
+PROBE_EXIT = 7
 
 # Job socket: the first byte of a frame.
 # A job comes first, marshalled: id, task, attempt, token, timeout, result limit, arguments or None.
 ARGUMENTS = b"A"  # manager: the arguments are in the memfd that comes along
-READY = b"R"  # sandbox: the task's code is about to start
+READY = b"R"  # sandbox: the task's code starts; eight bytes, the monotonic clock in seconds
 VALUE = b"V"  # sandbox: the encoded value
 VALUE_FD = b"M"  # sandbox: the encoded value is in the memfd that comes along
 ERROR = b"E"  # sandbox: [type, message, traceback]
@@ -54,9 +66,9 @@ CONTROL_MAX = 256
 
 CLOEXEC = MSG_CMSG_CLOEXEC
 _CUT_OFF = MSG_TRUNC | MSG_CTRUNC
-_FD_SIZE = struct.calcsize("i")
-_FD_SPACE = tuple(CMSG_SPACE(count * _FD_SIZE) for count in range(4))
-THREE_FDS = _FD_SPACE[3]
+_FD_SIZE = calcsize("i")
+_FD_SPACE = tuple(CMSG_SPACE(count * _FD_SIZE) for count in range(9))
+MANY_FDS = _FD_SPACE[8]
 _NO_FDS: list[int] = []
 
 
@@ -83,7 +95,7 @@ def send(sock: socket, frame: bytes, fds: list[int] = _NO_FDS) -> None:
     if not fds:
         sock.send(frame)
         return
-    sock.sendmsg([frame], [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))])
+    sock.sendmsg([frame], [(SOL_SOCKET, SCM_RIGHTS, _pack_struct(f"{len(fds)}i", *fds))])
 
 
 def receive(sock: socket, buffer: bytearray, max_fds: int) -> tuple[memoryview, list[int]]:
@@ -106,5 +118,5 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
-            fds += struct.unpack_from(f"{len(data) // _FD_SIZE}i", data)
+            fds += _unpack(f"{len(data) // _FD_SIZE}i", data)
     return fds

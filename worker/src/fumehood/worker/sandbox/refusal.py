@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fumehood.common.errors import SandboxUnavailable
 from fumehood.common.outcome import Blame, Outcome, Status
 from fumehood.worker.sandbox.job import Job
@@ -28,7 +30,7 @@ def not_started(job: Job, exc: NoSandbox) -> Outcome:
     )
 
 
-def unknown_task(job: Job, known: frozenset[str]) -> Outcome:
+def unknown_task(job: Job, known: Collection[str]) -> Outcome:
     """The outcome of a job whose task no sandbox here knows."""
     reason = (
         f"no task is named {job.task!r} here: this node knows {', '.join(sorted(known)) or 'none'}"

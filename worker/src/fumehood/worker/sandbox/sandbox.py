@@ -14,14 +14,17 @@ from fumehood.common.settings import Settings, load_settings
 from fumehood.common.task import Call, Profile
 from fumehood.worker.sandbox.job import OnProgress
 from fumehood.worker.sandbox.manager import SandboxManager
-from fumehood.worker.sandbox.options import make_job, manager_config, refuse_untrusted
+from fumehood.worker.sandbox.options import make_job
+from fumehood.worker.sandbox.profiles import Profiles
+from fumehood.worker.sandbox.protection import make_manager
 
 
 class Sandbox:
     """``slots`` sandboxes at a time for the tasks of ``modules``.
 
     ``async with Sandbox(modules=["app.tasks"], slots=4) as sandbox:`` then
-    ``outcome = await sandbox.run(add.call(2, 3), timeout=5.0)``. Belongs to one event loop.
+    ``outcome = await sandbox.run(add.call(2, 3), timeout=5.0)``. ``profile`` is the least that any
+    job runs under; tasks declared ``untrusted`` always do. Belongs to one event loop.
     """
 
     def __init__(
@@ -34,18 +37,17 @@ class Sandbox:
     ) -> None:
         if slots < 1:
             raise ConfigurationError(f"a sandbox needs at least 1 slot, not {slots}")
-        refuse_untrusted(profile)
         self._settings = settings or load_settings()
         self._ids = itertools.count(1)
-        self._manager = SandboxManager(manager_config(self._settings, modules, slots))
+        self._profiles = Profiles(make_manager(self._settings, modules, slots), profile)
 
     async def start(self) -> None:
         """Import the modules and park sandboxes. Raises ``SandboxUnavailable``."""
-        await self._manager.start()
+        await self._profiles.start()
 
     async def stop(self) -> None:
         """Kill what runs and leave no process behind. Idempotent."""
-        await self._manager.stop()
+        await self._profiles.stop()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -59,7 +61,12 @@ class Sandbox:
     @property
     def manager(self) -> SandboxManager:
         """What does the work; for tests and benchmarks."""
-        return self._manager
+        return next(iter(self._profiles.managers.values()))
+
+    @property
+    def profiles(self) -> Profiles:
+        """The managers of both profiles, where there are two."""
+        return self._profiles
 
     async def run(
         self,
@@ -76,7 +83,6 @@ class Sandbox:
         ``sandbox_default_timeout``. Raises ``InvalidArguments`` or ``PayloadTooLarge`` for what
         cannot be run at all.
         """
-        refuse_untrusted(call.task.options.profile)
         job = make_job(
             call,
             self._settings,
@@ -85,4 +91,4 @@ class Sandbox:
             limits=limits,
             on_progress=on_progress,
         )
-        return await self._manager.run(job)
+        return await self._profiles.run(job)

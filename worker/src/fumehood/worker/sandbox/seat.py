@@ -38,7 +38,7 @@ class Seat:
     def fds(self) -> list[int]:
         """What the zygote needs of it."""
         fds = [self.diag_fd, self.lifeline_fd]
-        return fds if self.leaf is None else [*fds, self.leaf.procs_fd]
+        return fds if self.leaf is None else [*fds, *self.leaf.procs_fds]
 
     def guard(self, pid: int) -> None:
         """Have the kernel kill process ``pid`` when this manager is gone, whatever else is."""

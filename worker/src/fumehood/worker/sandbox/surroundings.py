@@ -21,3 +21,6 @@ class Surroundings:
     poller: Poller
     buffer: bytearray
     on_end: Callable[[SandboxProcess], None]
+    profile: str = "trusted"
+    guarantees: tuple[str, ...] = ()  # what is enforced here for this profile
+    own_uids: bool = False  # whether each seat has a user id that nobody else has

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Required, TypedDict
 
+from fumehood.common.limits import Limits
 from fumehood.common.outcome import Blame, ErrorInfo, Outcome, Status
 
 
@@ -23,10 +24,25 @@ class KillReason(Enum):
     SHUTDOWN = "shutdown"
     PROTOCOL = "protocol"
     START = "start"
+    LOST = "lost"  # the zygote that its namespaces hang on is gone
+    OUTPUT = "output"
+    CPU = "cpu"
+    MEMORY = "memory"
 
 
 #: Stage, errno and text of a sandbox that failed before it could run anything.
 SetupFault = tuple[str, int | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an attempt has used, as far as this host counts it."""
+
+    cpu: float | None = None  # seconds
+    memory: int | None = None  # bytes; the most at one time
+    out_of_memory: bool = False  # the kernel, or a look, found it above its memory limit
+    host_out_of_memory: bool = False  # the kernel killed it for memory, and its limit was not why
+    process_limit_hits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,10 @@ class Facts:
     setup_fault: SetupFault | None = None
     timeout: float = 0.0
     result_max: int = 0
+    output_max: int = 0
+    written: int = 0  # bytes that it wrote to stdout and stderr
+    limits: Limits = Limits()  # noqa: RUF009 - it is frozen
+    spent: Spent = Spent()
 
 
 class _Verdict(TypedDict, total=False):
@@ -65,6 +85,8 @@ class _Verdict(TypedDict, total=False):
     exit_code: int | None
     signal: str | None
     limit: str | None
+    limit_value: float | None
+    peak: float | None
     stage: str | None
 
 
@@ -96,6 +118,8 @@ def _by_result(facts: Facts) -> _Verdict | None:
             blame=Blame.LIMIT,
             reason=reason,
             limit="result",
+            limit_value=facts.result_max,
+            peak=result.too_large,
             exit_code=0,
         )
     if result.refused is not None:
@@ -113,33 +137,71 @@ def _by_result(facts: Facts) -> _Verdict | None:
 def _by_kill(facts: Facts) -> _Verdict | None:
     match facts.kill_reason:
         case KillReason.DEADLINE:
-            reason = f"killed at its timeout of {facts.timeout:g} s"
             return _Verdict(
                 status=Status.TIMED_OUT,
                 blame=Blame.LIMIT,
-                reason=reason,
+                reason=f"killed at its timeout of {facts.timeout:g} s",
                 limit="timeout",
+                limit_value=facts.timeout,
                 signal="SIGKILL",
             )
         case KillReason.CANCELLED:
-            return _Verdict(
-                status=Status.CANCELLED,
-                blame=Blame.POLICY,
-                reason="cancelled while it ran",
-                signal="SIGKILL",
-            )
+            reason = "cancelled while it ran"
+            return _killed(Status.CANCELLED, Blame.POLICY, reason)
         case KillReason.SHUTDOWN:
             reason = "the node was stopped before the job ended"
-            return _Verdict(
-                status=Status.CANCELLED, blame=Blame.INFRA, reason=reason, signal="SIGKILL"
-            )
+            return _killed(Status.CANCELLED, Blame.INFRA, reason)
+        case KillReason.LOST:
+            reason = "its zygote was lost, and the namespaces that held the job with it"
+            return _killed(Status.CRASHED, Blame.INFRA, reason)
         case KillReason.START:
-            reason = "the sandbox did not become ready in time"
-            return _Verdict(
-                status=Status.START_FAILED, blame=Blame.INFRA, reason=reason, stage="ready"
-            )
+            slow = ("ready", None, "it did not become ready in time")
+            return _start_failed(facts.setup_fault or slow)
+        case KillReason.OUTPUT:
+            return _exceeded("output", facts.output_max, facts.written, "bytes")
+        case KillReason.CPU:
+            return _cpu_exceeded(facts)
+        case KillReason.MEMORY:
+            return _memory_exceeded(facts)
         case _:
             return None
+
+
+def _killed(status: Status, blame: Blame, reason: str) -> _Verdict:
+    return _Verdict(status=status, blame=blame, reason=reason, signal="SIGKILL")
+
+
+def _exceeded(
+    limit: str, value: float | None, peak: float | None, unit: str, signal: str = "SIGKILL"
+) -> _Verdict:
+    allowed = "" if value is None else f" of {value:g} {unit}"
+    reached = "" if peak is None else f", it had reached {peak:g}"
+    return _Verdict(
+        status=Status.LIMIT_EXCEEDED,
+        blame=Blame.LIMIT,
+        reason=f"it went over its {limit.replace('_', ' ')} limit{allowed}{reached}",
+        limit=limit,
+        limit_value=value,
+        peak=peak,
+        signal=signal,
+    )
+
+
+def _cpu_exceeded(facts: Facts, signal: str = "SIGKILL") -> _Verdict:
+    return _exceeded("cpu", facts.limits.cpu, facts.spent.cpu, "s", signal)
+
+
+def _memory_exceeded(facts: Facts) -> _Verdict:
+    return _exceeded("memory", facts.limits.memory, facts.spent.memory, "bytes")
+
+
+def _by_memory(facts: Facts) -> _Verdict | None:
+    if facts.spent.out_of_memory:
+        return _memory_exceeded(facts)
+    if facts.spent.host_out_of_memory:
+        reason = "killed by the kernel: the host, or the node's own cgroup, was out of memory"
+        return _killed(Status.CRASHED, Blame.INFRA, reason)
+    return None
 
 
 def _by_protocol(facts: Facts) -> _Verdict | None:
@@ -152,11 +214,13 @@ def _by_protocol(facts: Facts) -> _Verdict | None:
 def _by_start(facts: Facts) -> _Verdict | None:
     if facts.ready:
         return None
-    stage, number, text = facts.setup_fault or (
-        "ready",
-        None,
-        "it ended before the task's code began",
+    return _start_failed(
+        facts.setup_fault or ("ready", None, "it ended before the task's code began")
     )
+
+
+def _start_failed(fault: SetupFault) -> _Verdict:
+    stage, number, text = fault
     name = f" ({os.strerror(number)})" if number else ""
     reason = f"the sandbox failed at its stage '{stage}': {text}{name}"
     return _Verdict(status=Status.START_FAILED, blame=Blame.INFRA, reason=reason, stage=stage)
@@ -172,26 +236,22 @@ def _by_signal(facts: Facts) -> _Verdict | None:
         return _Verdict(
             status=Status.POLICY_VIOLATION, blame=Blame.POLICY, reason=reason, signal=name
         )
-    if number == signal.SIGXCPU:
-        reason = "killed by SIGXCPU: its CPU limit"
-        return _Verdict(
-            status=Status.LIMIT_EXCEEDED, blame=Blame.LIMIT, reason=reason, limit="cpu", signal=name
-        )
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and _is_at_cpu_limit(facts)):
+        return _cpu_exceeded(facts, name)
     if number == signal.SIGXFSZ:
-        reason = "killed by SIGXFSZ: its file size limit"
-        return _Verdict(
-            status=Status.LIMIT_EXCEEDED,
-            blame=Blame.LIMIT,
-            reason=reason,
-            limit="file_size",
-            signal=name,
-        )
+        return _exceeded("file_size", facts.limits.file_size, None, "bytes", name)
     if number == signal.SIGKILL:
         reason = "killed from outside: SIGKILL that nobody here sent"
         return _Verdict(status=Status.CRASHED, blame=Blame.INFRA, reason=reason, signal=name)
     return _Verdict(
         status=Status.CRASHED, blame=Blame.TASK, reason=f"the process died by {name}", signal=name
     )
+
+
+def _is_at_cpu_limit(facts: Facts) -> bool:
+    """Whether a SIGKILL is the kernel's own, a second after a SIGXCPU that the task ignored."""
+    limit, spent = facts.limits.cpu, facts.spent.cpu
+    return limit is not None and spent is not None and spent >= limit
 
 
 def _by_exit(facts: Facts) -> _Verdict:
@@ -207,6 +267,7 @@ _RULES: tuple[Callable[[Facts], _Verdict | None], ...] = (
     _by_result,
     _by_kill,
     _by_protocol,
+    _by_memory,
     _by_start,
     _by_signal,
     _by_exit,

@@ -7,27 +7,29 @@ when the manager is gone.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import gc
-import importlib
 import os
 import select
-import signal
 import sys
 import time
-import traceback
 from _socket import SCM_RIGHTS, SOL_SOCKET, socket
+from _struct import pack, unpack_from
+from importlib import import_module
 from marshal import dumps, loads
-from struct import pack, unpack_from
-from typing import Any, NoReturn
 
 from fumehood.common.task import registry
-from fumehood.worker.sandbox import child, forkhooks, killer, protocol
-from fumehood.worker.sandbox.environment import BIND_NOW
+from fumehood.worker.sandbox import census, child, confinement, forkhooks, killer, protocol, signals
+from fumehood.worker.sandbox.codewatch import Sources
+from fumehood.worker.sandbox.protocol import BIND_NOW
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _LOW_FDS = 10  # sandboxes place their own descriptors below this number
 _TEXT_MAX = 32 << 10
+_RANDOM = {"random", "numpy.random", "torch", "tensorflow"}  # modules that hold random state
 _IDLE_MS = 250  # milliseconds without a request until orphans are looked for
 
 #: True while task modules are imported: what they call at import must not start sandboxes again.
@@ -37,18 +39,19 @@ importing = False
 def main(control_fd: int) -> NoReturn:
     """Serve the manager on ``control_fd`` until it closes."""
     os.environ.pop(BIND_NOW, None)
+    report = confinement.take_report(os.environ)
     _reset_signals()
     _reserve_low_descriptors()
     os.set_inheritable(control_fd, False)
-    Zygote(socket(fileno=control_fd)).serve()
+    Zygote(socket(fileno=control_fd), report).serve()
 
 
 def _reset_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signals.pthread_sigmask(signals.SIG_SETMASK, ())
+    for number in signals.valid_signals() - {signals.SIGKILL, signals.SIGSTOP}:
+        signals.signal(number, signals.SIG_DFL)
+    signals.signal(signals.SIGPIPE, signals.SIG_IGN)
+    signals.signal(signals.SIGINT, signals.default_int_handler)
 
 
 def _reserve_low_descriptors() -> None:
@@ -61,14 +64,16 @@ def _reserve_low_descriptors() -> None:
 class Zygote:
     """One control socket, the seats that sandboxes sit in, and the children alive."""
 
-    def __init__(self, control: socket) -> None:
+    def __init__(self, control: socket, report: confinement.Report | None) -> None:
+        self._report = report
         self._control = control
-        self._seats: dict[int, tuple[int, int, int]] = {}  # diag, lifeline, cgroup.procs or -1
+        self._seats: dict[int, tuple[int, ...]] = {}  # diag, lifeline, files of cgroups to join
         self._children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, serial)
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
         self._lifeline = -1
         self._kill_all: int | None = None
+        self._relays = False  # whether exit statuses are told by this process, or by the kernel
 
     def serve(self) -> NoReturn:
         """Set up by the START frame, then fork and reap for ever."""
@@ -77,84 +82,113 @@ class Zygote:
             if not frame:
                 os._exit(0)
             self._start(protocol.unpack_control(frame)[1], fds)
-            control = self._control.fileno()
-            while True:
-                ready = self._poll.poll(_IDLE_MS)
-                for fd, _ in ready:
-                    if fd == control:
-                        self._on_request()
-                    elif fd in self._children:
-                        self._on_exit(fd)
-                if not ready:
-                    self._reap_orphans()
+            while not self._relays:
+                self._on_request()
+            self._relay()
         except (ConnectionError, KeyboardInterrupt):
             self._end()
 
     # --- starting ---------------------------------------------------------------------------
 
+    def _relay(self) -> NoReturn:
+        """Serve requests and ends alike: where the kernel does not tell others of an end."""
+        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+        control = self._control.fileno()
+        while True:
+            ready = self._poll.poll(_IDLE_MS)
+            for fd, _ in ready:
+                if fd == control:
+                    self._on_request()
+                elif fd in self._children:
+                    self._on_exit(fd)
+            if not ready:
+                self._reap_orphans()
+
     def _start(self, config: dict[str, Any], fds: list[int]) -> None:
         self._lifeline = fds[0]
         self._kill_all = fds[1] if len(fds) > 1 else None
+        self._relays = config["relays"]
         _set_name(config["name"])
-        if self._kill_all is None:
+        if config["subreapers"]:
             _prepare_subreapers()
         _write_lines_at_once()
         sys.path[:0] = [entry for entry in config["path"] if entry not in sys.path]
-        umask, here = config["umask"], config["cwd"]
+        here = config["cwd"] if self._report is None else self._report["cwd"]
+        os.umask(config["umask"])
+        os.chdir(here)
+        sources = Sources()
         forkhooks.hold_back()
-        warnings = self._import(config["modules"])
+        with census.Census(sources.note) as found:
+            self._import(config["modules"])
+        found.restore()
         self._prepare_tasks()
         forkhooks.settle(_thread_count())
-        os.umask(umask)
+        os.umask(config["umask"])
         os.chdir(here)
         _reset_signals()
         _catch_crashes()
         _unbuffer_c_streams()
+        child.rehearse()
         gc.collect()
+        warnings = [*map(str, found.findings), *self._prepare_random(found.modules)]
+        watched = sources.watched(config["modules"]) if config["watch"] else {}
+        self._prepare_lockdown(config["disabled"])
         gc.freeze()
-        self._greet(warnings)
+        # Children that nobody waits for are reaped by the kernel, which tells the manager of them.
+        signals.signal(signals.SIGCHLD, signals.SIG_IGN)
+        self._greet((_declared(), warnings, watched, self._report))
 
-    def _greet(self, warnings: list[str]) -> None:
-        names = registry.names()
-        untrusted = [n for n in names if registry.get(n).options.profile == "untrusted"]
+    def _greet(self, said: tuple[Any, ...]) -> None:
         # Beside the frame, for thousands of names do not fit into one.
         memfd = os.memfd_create("hello", os.MFD_CLOEXEC)
         with open(memfd, "wb") as file:
-            file.write(dumps((names, untrusted, warnings)))
+            file.write(dumps(said))
             file.flush()
-            self._send(protocol.HELLO, fds=[memfd])
+            self._send(protocol.HELLO, fds=[memfd, _probe()])
 
-    def _import(self, modules: list[str]) -> list[str]:
-        """Import the task modules; what they did that a forking process should not do."""
+    def _import(self, modules: list[str]) -> None:
+        """Import the task modules; one that cannot be is told of, and ends this process."""
         global importing  # noqa: PLW0603 - one zygote to a process
         importing = True
-        warnings: list[str] = []
-        threads = _thread_count()
         for name in modules:
             try:
-                importlib.import_module(name)
+                import_module(name)
             except BaseException as exc:
-                text = traceback.format_exc()[-_TEXT_MAX:]
+                from traceback import format_exc
+
+                text = format_exc()[-_TEXT_MAX:]
                 self._send(protocol.HELLO_FAILED, name, f"{type(exc).__name__}: {exc}"[:2000], text)
                 os._exit(1)
-            now = _thread_count()
-            if now > threads:
-                warnings.append(
-                    f"importing {name} started {now - threads} thread(s): locks held at "
-                    "a fork stay locked in every sandbox; start threads inside the task"
-                )
-            threads = now
         importing = False
-        return warnings
 
     def _prepare_tasks(self) -> None:
         """Pay before forking for what every sandbox would pay after it."""
         for name in registry.names():
             task = registry.get(name)
             if task.is_async:
-                importlib.import_module("asyncio")
-            elif task.plan.is_empty:
+                import_module("asyncio")
+            elif task.takes_plain_values:
                 child.plain_tasks[name] = task.function
+
+    def _prepare_random(self, modules: list[str]) -> list[str]:
+        """Have random state that forks would share made anew in each; what cannot be."""
+        if not _RANDOM & set(sys.modules):
+            return []
+        from fumehood.worker.sandbox import reseed
+
+        plan = reseed.survey(modules)
+        if not plan.is_empty:
+            child.reseed = plan.apply
+        return plan.warnings
+
+    def _prepare_lockdown(self, disabled: list[str]) -> None:
+        child.failing = next((n[5:] for n in disabled if n.startswith("fail:")), "")
+        if self._report is None:
+            return
+        from fumehood.worker.sandbox import lockdown
+
+        lockdown.prepare(self._report, disabled)
+        child.lock = lockdown.lock
 
     # --- serving ----------------------------------------------------------------------------
 
@@ -163,30 +197,35 @@ class Zygote:
 
     def _on_request(self) -> None:
         frame, ancillary, _, _ = self._control.recvmsg(
-            protocol.CONTROL_MAX, protocol.THREE_FDS, protocol.CLOEXEC
+            protocol.CONTROL_MAX, protocol.MANY_FDS, protocol.CLOEXEC
         )
         if not frame:
             self._end()
-        code, serial, seat = loads(frame)  # noqa: S302 - from the manager
+        code, serial, seat, tmp = loads(frame)  # noqa: S302 - from the manager
+        if code == protocol.RELAY:
+            self._relays = True
+            return
         fds = ancillary[0][2]
         if code == protocol.SEAT:
-            procs = unpack_from("i", fds, 8)[0] if len(fds) > 8 else -1
-            self._seats[seat] = (*unpack_from("2i", fds), procs)
+            self._seats[seat] = unpack_from(f"{len(fds) // 4}i", fds)
             return
         job, stdout, stderr = unpack_from("3i", fds)
-        diag, lifeline, procs = self._seats[seat]
+        kept = self._seats[seat]
         try:
             pid = os.fork()
         except OSError as exc:
             self._send(protocol.FORK_FAILED, serial, exc.errno, exc.strerror)
         else:
             if pid == 0:
-                child.live(job, stdout, stderr, diag, lifeline, procs)
+                child.live(job, stdout, stderr, kept, seat, tmp)
             pidfd = os.pidfd_open(pid)
-            self._children[pidfd] = (pid, serial)
-            self._poll.register(pidfd, select.POLLIN)
             answer = dumps((protocol.FORKED, serial, pid))
             self._control.sendmsg((answer,), ((SOL_SOCKET, SCM_RIGHTS, pack("i", pidfd)),))
+            if self._relays:
+                self._children[pidfd] = (pid, serial)
+                self._poll.register(pidfd, select.POLLIN)
+            else:
+                os.close(pidfd)
         os.close(job)
         os.close(stdout)
         os.close(stderr)
@@ -215,8 +254,10 @@ class Zygote:
         """The manager is gone, or needs this zygote no more: its processes may not outlive it."""
         # The tree is the manager's, with the sandboxes of other zygotes in it.
         if self._kill_all is not None and self._children and self._has_no_manager():
-            with contextlib.suppress(OSError):  # somebody removed the cgroup
+            try:
                 os.write(self._kill_all, b"1")
+            except OSError:  # somebody removed the cgroup
+                pass
         for pid, _ in self._children.values():
             killer.kill_tree(pid)
         deadline = time.monotonic() + 5.0
@@ -241,10 +282,37 @@ def select_ready(pidfds: dict[int, tuple[int, int]]) -> list[tuple[int, int]]:
     return poll.poll(100)
 
 
+def _declared() -> dict[str, tuple[Any, ...]]:
+    """What the tasks say of themselves, as plain data: profile, limits, timeouts."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name in registry.names():
+        options = registry.get(name).options
+        limits = options.limits.to_wire()
+        found[name] = (options.profile, limits, options.timeout, options.soft_timeout)
+    return found
+
+
+def _probe() -> int:
+    """A pidfd of a child that ends at once, for the manager to learn how from the kernel."""
+    waits, ends = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(ends)
+        os.read(waits, 1)  # or it could be gone before there is a pidfd
+        os._exit(protocol.PROBE_EXIT)
+    pidfd = os.pidfd_open(pid)
+    os.close(waits)
+    os.close(ends)
+    return pidfd
+
+
 def _set_name(name: str) -> None:
     """The name that ``ps`` and ``top`` show for this process and its sandboxes."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write(name)
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write(name)
+    except OSError:
+        pass
 
 
 def _prepare_subreapers() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fumehood.common.errors import SandboxUnavailable
 from fumehood.worker.sandbox.poller import Poller
@@ -61,10 +61,15 @@ class ZygoteKeeper:
         """Ask the current one for nothing any more; it ends when its sandboxes have."""
         self.current = None
 
-    def change(self, kill_all: int | None) -> None:
-        """Start zygotes with another cgroup from now on."""
-        self._config = replace(self._config, kill_all=kill_all)
+    def change(self, config: ZygoteConfig) -> None:
+        """Start zygotes in another way from now on."""
+        self._config = config
         self.use_up()
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether another one is about to take over."""
+        return self._starting is not None
 
     async def _begin(self) -> None:
         try:

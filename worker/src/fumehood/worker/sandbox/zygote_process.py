@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fumehood.common.errors import SandboxUnavailable
-from fumehood.worker.sandbox import boot, protocol
+from fumehood.worker.sandbox import boot, kernel, protocol
+from fumehood.worker.sandbox.confinement import Config, Report
+from fumehood.worker.sandbox.declared import Declared
+from fumehood.worker.sandbox.hostpid import host_pid
 from fumehood.worker.sandbox.poller import Poller
 from fumehood.worker.sandbox.process import SandboxProcess
 from fumehood.worker.sandbox.seat import Seat
@@ -29,7 +32,11 @@ class ZygoteConfig:
     env: Mapping[str, str]
     lifeline: int
     kill_all: int | None  # cgroup.kill of the manager's tree
+    has_cgroups: bool
     start_timeout: float  # seconds until the modules must be imported
+    disabled: frozenset[str] = frozenset()  # mechanisms not to use
+    confinement: Config | None = None  # for a zygote in namespaces of its own
+    watch: bool = True  # whether to tell which files hold the code
     path: Sequence[str] = field(
         default_factory=lambda: [entry or os.getcwd() for entry in sys.path]
     )
@@ -42,14 +49,18 @@ class ZygoteProcess:
         self, config: ZygoteConfig, poller: Poller, on_lost: Callable[[ZygoteProcess], None]
     ) -> None:
         self.sandboxes: dict[int, SandboxProcess] = {}
-        self.tasks: frozenset[str] = frozenset()
-        self.untrusted: frozenset[str] = frozenset()  # those of them that are declared so
+        self.tasks: dict[str, Declared] = {}
+        self.code: dict[str, Any] = {}  # files of the code that it runs, as CodeWatch wants them
+        self.report: Report | None = None  # which namespaces it has
         self.warnings: list[str] = []
         self.adopted = False  # whether it was made the current one, once
         self.start_error: SandboxUnavailable | None = None
         self._poller = poller
         self._on_lost = on_lost
         self._seats: set[int] = set()
+        #: Whether it reports how sandboxes ended; else the kernel does.
+        self.relays = not config.has_cgroups or "pidfd" in config.disabled
+        self._confined = config.confinement is not None
         self._buffer = bytearray(protocol.FRAME_MAX)
         self._oldest_debt, self._looks = 0, 0
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -88,8 +99,14 @@ class ZygoteProcess:
             "modules": list(config.modules),
             "umask": _umask(),
             "cwd": os.getcwd(),
+            "relays": self.relays,
+            "subreapers": not config.has_cgroups,
+            "disabled": list(config.disabled),
+            "watch": config.watch,
         }
-        fds = [config.lifeline] if config.kill_all is None else [config.lifeline, config.kill_all]
+        fds = [config.lifeline]
+        if config.kill_all is not None and not self._confined:  # whose PID namespace does the same
+            fds.append(config.kill_all)
         protocol.send(self._control, protocol.pack(protocol.START, start), fds)
 
     async def ready(self, timeout: float) -> None:
@@ -108,6 +125,7 @@ class ZygoteProcess:
     def fork(self, sandbox: SandboxProcess) -> None:
         """Ask for a sandbox; ``sandbox.on_forked`` is called when it is there."""
         self.sandboxes[sandbox.serial] = sandbox
+        sandbox.zygote = self
         try:
             if sandbox.seat.number not in self._seats:
                 self._introduce(sandbox.seat)
@@ -119,7 +137,7 @@ class ZygoteProcess:
             sandbox.close_their_fds()
 
     def _introduce(self, seat: Seat) -> None:
-        protocol.send(self._control, protocol.pack(protocol.SEAT, 0, seat.number), seat.fds())
+        protocol.send(self._control, protocol.pack(protocol.SEAT, 0, seat.number, 0), seat.fds())
         self._seats.add(seat.number)
 
     def looks_in_vain(self) -> int:
@@ -127,14 +145,21 @@ class ZygoteProcess:
 
         It owes one for each sandbox that it was asked to fork, and for each that has ended.
         """
-        owed = next((s for s, box in self.sandboxes.items() if not box.pid or box.is_dead()), 0)
+        owed = next(
+            (
+                s
+                for s, box in self.sandboxes.items()
+                if not box.ending.pid or (self.relays and box.ending.is_dead())
+            ),
+            0,
+        )
         self._looks = self._looks + 1 if owed and owed == self._oldest_debt else 0
         self._oldest_debt = owed
         return self._looks
 
     def _on_frame(self) -> None:
         try:
-            frame, fds = protocol.receive(self._control, self._buffer, max_fds=1)
+            frame, fds = protocol.receive(self._control, self._buffer, max_fds=2)
         except BlockingIOError:
             return
         except OSError:
@@ -149,28 +174,45 @@ class ZygoteProcess:
     def _dispatch(self, code: int, parts: list[Any], fds: list[int]) -> None:
         if code == protocol.EXITED:
             serial, status, cpu, leaked = parts
-            self.sandboxes.pop(serial).on_exited(status, cpu, leaked)
+            self.sandboxes[serial].ending.on_exited(status, cpu, leaked)
         elif code == protocol.FORKED:
             serial, pid = parts
-            self.sandboxes[serial].on_forked(pid, fds[0])
+            if self._confined:
+                pid = host_pid(fds[0])  # what it calls itself is a number of its own namespace
+            self.sandboxes[serial].on_forked(pid, fds[0], watched=not self.relays)
         elif code == protocol.FORK_FAILED:
             serial, number, text = parts
             self.sandboxes.pop(serial).on_fork_failed(number, text)
         elif code == protocol.HELLO:
             self._read_hello(fds[0])
+            self._settle_relay(fds[1])
             self._greeted()
         elif code == protocol.HELLO_FAILED:
             module, why, trace = parts
-            self.start_error = SandboxUnavailable(f"cannot import {module}: {why}")
-            self.start_error.add_note(trace)
+            refused = boot.failure_of(parts)
+            if refused is not None:
+                self.start_error = SandboxUnavailable(str(refused))
+            else:
+                self.start_error = SandboxUnavailable(f"cannot import {module}: {why}")
+                self.start_error.add_note(trace)
             self._greeted()
 
     def _read_hello(self, memfd: int) -> None:
         data = os.pread(memfd, os.fstat(memfd).st_size, 0)
         os.close(memfd)
-        tasks, untrusted, warnings = protocol.unpack_control(data)
-        self.tasks, self.untrusted = frozenset(tasks), frozenset(untrusted)
+        declared, warnings, self.code, self.report = protocol.unpack_control(data)
+        self.tasks = {name: Declared(*facts) for name, facts in declared.items()}
         self.warnings = list(warnings)
+
+    def _settle_relay(self, probe: int) -> None:
+        """Whether the kernel tells of ends, as of the probe's; else the zygote is to do so."""
+        try:
+            self.relays = self.relays or kernel.end_of(probe, 1.0) != protocol.PROBE_EXIT << 8
+        finally:
+            os.close(probe)
+        if self.relays:
+            with contextlib.suppress(OSError):
+                protocol.send(self._control, protocol.pack(protocol.RELAY, 0, 0, 0))
 
     def _greeted(self) -> None:
         if not self._hello.done():
@@ -222,9 +264,12 @@ class ZygoteProcess:
 
 
 def _launch(config: ZygoteConfig, fd: int) -> subprocess.Popen[bytes]:
+    command = boot.COMMAND.format(module="boot", fd=fd)
+    if config.confinement is not None:
+        command = boot.confined_command(fd, config.confinement)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", boot.COMMAND.format(module="boot", fd=fd)],
+            [sys.executable, "-c", command],
             env=dict(config.env),
             stdin=subprocess.DEVNULL,
             pass_fds=[fd],

@@ -1,0 +1,1 @@
+"""The hostile suite: jobs that hang, crash, leak, lie and attack, and what must become of them."""

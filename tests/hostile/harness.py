@@ -1,0 +1,362 @@
+"""The one harness: runs cases in a scene, and looks at the invariants after each.
+
+I1 the manager's loop is never late; I2 the zygote lives, with one thread and the same descriptors;
+I3 no process is left; I4 nor anything else; I5 no cgroup after the end; I6 one outcome, the right
+one, in time; I7 a canary in the same seat finds everything as it should be. I8, the broker, is
+``test_broker``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from hostile import outside as outside_module
+from hostile import watch
+from hostile.case import Case, NotRun, describe
+from hostile.outside import MARK, Outside
+from hostile.scene import Scene
+from hostile.tasks import canary
+from support.sandboxes import Bench, cgroups_of, count_fds, make_settings
+
+from fumehood.common import Outcome
+from fumehood.worker import Sandbox
+from fumehood.worker.sandbox.options import make_job
+
+MODULES = tuple(
+    f"hostile.tasks.{name}"
+    for name in (
+        "canary", "disk", "exits", "kernel", "memory", "network", "processes", "results",
+        "secrecy", "times", "wire",
+    )
+)  # fmt: skip
+LAG_MAX = 0.1  # seconds that the manager's loop may be late
+GROWTH_MAX = 48 << 20  # bytes that one case may add to the manager
+_SETTLE = 2.0  # seconds for what has ended to be gone
+_CANARY_TIMEOUT = 20.0
+_CANARIES_MAX = 6  # for each slot, until each seat must have been used again
+_MARK_VARIABLE = "HOSTILE_MARK"
+_DIFFERS = ("chance", "cgroup")
+
+
+@dataclasses.dataclass(slots=True)
+class Run:
+    """One case's run: where it sat, how long it took, and how it ended."""
+
+    case: Case
+    outcome: Outcome | None = None
+    seat: int | None = None
+    took: float = 0.0
+    complaints: list[str] = dataclasses.field(default_factory=list[str])
+
+
+class Stage:
+    """A started sandbox in a scene, and what is known of it in peace."""
+
+    def __init__(self, scene: Scene, slots: int = 1) -> None:
+        self.scene = scene
+        self.lost = scene.lost
+        self._slots = slots
+        self._serial = 0
+        self._usual: dict[int, dict[str, Any]] = {}  # what a canary saw in peace, by seat
+        self._chance: set[str] = set()
+        self._closing = contextlib.ExitStack()
+
+    # --- life -------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._closing.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self.outside = self._closing.enter_context(Outside())
+        self._set_environment()
+        self._closing.callback(outside_module.sweep)
+        settings = make_settings(
+            self.scene.disable, sandbox_env=(_MARK_VARIABLE,), untrusted_requires=()
+        )
+        sandbox = Sandbox(MODULES, self._slots, self.scene.profile, settings=settings)
+        self._settings, self.sandbox = settings, sandbox
+        self._bench = self._closing.enter_context(Bench(sandbox))
+        self._ticker = watch.Ticker(self._bench._loop)
+        self._closing.callback(self._ticker.stop)
+        # What a test run has gathered by now is no garbage of a node's, and takes long to look at.
+        gc.collect()
+        gc.freeze()
+        self._closing.callback(gc.unfreeze)
+        self._learn()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _set_environment(self) -> None:
+        for name, text in ((_MARK_VARIABLE, MARK), ("HOSTILE_SECRET", self.outside.secret)):
+            os.environ[name] = text
+            self._closing.callback(os.environ.pop, name, None)
+
+    def _learn(self) -> None:
+        """See every seat in peace, and what the zygote has open once it knows them all."""
+        self._usual.clear()
+        for _ in range(6 * (self._slots + 1)):
+            self._bench.wait(self._warm_up())
+        if not self._usual:
+            raise AssertionError("no canary came back in peace")
+        self._settle()
+        self._zygotes = set(self.sandbox.manager.zygote_pids)
+        self._fds = {pid: watch.descriptors_at_rest(pid) for pid in self._zygotes}
+        self._seats = self._seat_descriptors()
+        self._ours = count_fds()
+        self._background = set(watch.marked(MARK)) - self._parked_pids()
+
+    async def _warm_up(self) -> None:
+        for run in await self._canaries_in(set()):
+            assert run.outcome is not None
+            if not run.outcome.ok:
+                raise AssertionError(f"a canary in peace: {describe(run.outcome)}")
+            self._remember(run.seat, run.outcome.value)
+
+    def _remember(self, seat: int | None, seen: dict[str, Any]) -> None:
+        self._chance.update(seen["chance"])
+        if seat is not None:
+            self._usual.setdefault(seat, seen)
+
+    def stop(self) -> list[str]:
+        """End everything; complaints about what is left then (I5)."""
+        self._closing.close()
+        left = watch.marked(MARK)
+        found = [f"I5: a cgroup is left: {path}" for path in cgroups_of(os.getpid())]
+        return found + [f"I3: processes are left at the end: {left}"] * bool(left)
+
+    # --- cases ------------------------------------------------------------------------------
+
+    def check(self, *cases: Case) -> dict[str, list[str]]:
+        """Run cases side by side; complaints by case, where an empty list says that all holds.
+
+        What cannot be told to be the doing of one of several stands under all their names.
+        """
+        self._ticker.take()
+        before = watch.resident()
+        runs = self._bench.wait(self._run_all(cases), timeout=300.0)
+        lag = self._ticker.take()
+        for run in runs:
+            run.complaints += self._judge(run)
+            self._tidy(run.case)
+        common = [f"I1: the loop was {lag:.3f} s late"] * (lag > LAG_MAX)
+        common += self._invariants(cases)
+        growth = watch.resident() - before
+        common += [f"I1: the manager grew by {growth >> 20} MiB"] * (growth > GROWTH_MAX)
+        common += self._canaries_after({run.seat for run in runs if run.seat is not None})
+        found = {run.case.id: run.complaints for run in runs}
+        if common:
+            found.setdefault(" | ".join(found), []).extend(common)
+        return found
+
+    def plan(self, case: Case) -> NotRun | None:
+        """Why a case is not run in this scene, if it is not."""
+        expected = case.expectation(self.scene.profile, self.lost)
+        return expected if isinstance(expected, NotRun) else None
+
+    async def _run_all(self, cases: Sequence[Case]) -> list[Run]:
+        return await asyncio.gather(*map(self._run, cases))
+
+    async def _run(self, case: Case) -> Run:
+        call = case.call(self.outside) if callable(case.call) else case.call
+        self._serial += 1
+        job_id = f"{case.id}-{self._serial}"
+        if case.arguments is None:
+            coroutine = self.sandbox.run(
+                call, case.timeout, job_id=job_id, limits=case.limits, on_progress=_listen
+            )
+        else:
+            job = make_job(call, self._settings, job_id, timeout=case.timeout, limits=case.limits)
+            job = dataclasses.replace(job, arguments=case.arguments)
+            coroutine = self.sandbox.manager.run(job)
+        return await self._attempt(Run(case), job_id, coroutine)
+
+    async def _canary(self) -> Run:
+        self._serial += 1
+        job_id = f"canary-{self._serial}"
+        call = canary.canary.call(MARK)
+        coroutine = self.sandbox.run(call, _CANARY_TIMEOUT, job_id=job_id)
+        return await self._attempt(Run(_CANARY), job_id, coroutine)
+
+    async def _attempt(self, run: Run, job_id: str, coroutine: Any) -> Run:
+        begun = time.monotonic()
+        job = asyncio.ensure_future(coroutine)
+        while not job.done() and run.seat is None:
+            await asyncio.sleep(0)
+            for sandbox in self.sandbox.manager._running:
+                if sandbox.job is not None and sandbox.job.job_id == job_id:
+                    run.seat = sandbox.seat.number
+                    begun = time.monotonic()
+            if run.seat is None:
+                await asyncio.sleep(0.0005)
+        run.outcome = await job
+        run.took = time.monotonic() - begun
+        if run.outcome.job_id != job_id:
+            run.complaints.append(f"I6: the outcome of another job: {run.outcome.job_id!r}")
+        return run
+
+    def _judge(self, run: Run) -> list[str]:
+        """I6: the right outcome, in time."""
+        case, outcome = run.case, run.outcome
+        assert outcome is not None
+        expected = case.expectation(self.scene.profile, self.lost)
+        assert not isinstance(expected, NotRun), f"{case.id} is not for this scene"
+        found = [f"I6: {each}" for each in expected.complaints(outcome)]
+        if run.took > case.timeout + case.late:
+            found.append(f"I6: it took {run.took:.2f} s, its timeout is {case.timeout:g} s")
+        if outcome.ok != (outcome.value_bytes is not None):
+            found.append("I6: a value without success, or the other way round")
+        if case.after is not None:
+            found += [text for text in [case.after(self.outside)] if text]
+        return found
+
+    def _tidy(self, case: Case) -> None:
+        if case.tidy is not None and self.scene.profile == "trusted":
+            case.tidy(self.outside)
+
+    # --- invariants -------------------------------------------------------------------------
+
+    def _parked_pids(self) -> set[int]:
+        manager = self.sandbox.manager
+        boxes = [*manager._parked, *manager._forking, *manager._running]
+        return {_pid_of(box) for box in boxes}
+
+    def _settle(self) -> None:
+        """Wait until the next sandboxes are parked, and nothing else goes on."""
+        end = time.monotonic() + _SETTLE
+        manager = self.sandbox.manager
+        while time.monotonic() < end:
+            if manager._parked and not manager._forking and not manager._running:
+                return
+            time.sleep(0.001)
+
+    def _invariants(self, cases: Sequence[Case]) -> list[str]:
+        self._settle()
+        found = self._zygote_complaints(any(case.loses_zygote & self.lost for case in cases))
+        strays = self._strays()
+        found += [f"I3: processes are left: {strays}"] * bool(strays)
+        found += [f"I4: residue: {each}" for each in outside_module.residue()]
+        if _wait_while(lambda: count_fds() > self._ours + 2):
+            found.append(f"I2: {count_fds()} descriptors in the manager, {self._ours} before")
+        if self.outside.decoy.poll() is not None:
+            found.append("I3: a process outside was killed")
+            self.outside.start_decoy()
+        outside_module.sweep()
+        return found
+
+    def _strays(self) -> dict[int, str]:
+        left: dict[int, str] = {}
+
+        def look() -> bool:
+            known = self._background | self._parked_pids() | set(self.sandbox.manager.zygote_pids)
+            left.clear()
+            left.update({p: name for p, name in watch.marked(MARK).items() if p not in known})
+            for uid in {seen["user"][0][0] for seen in self._usual.values()}:
+                if uid not in (0, os.getuid()):
+                    left.update(dict.fromkeys(watch.of_user(uid) - known, f"of user {uid}"))
+            return bool(left)
+
+        _wait_while(look)
+        return left
+
+    def _zygote_complaints(self, may_be_lost: bool) -> list[str]:
+        now = set(self.sandbox.manager.zygote_pids)
+        if now != self._zygotes:
+            lost = self._zygotes - now
+            if may_be_lost:
+                self._learn()
+                return []
+            text = f"I2: the zygote {lost} is not the same any more: {now}"
+            self._learn()
+            return [text]
+        found: list[str] = []
+        for pid in now:
+            if threads := watch.threads_of(pid) - 1:
+                found.append(f"I2: the zygote has {threads} more threads")
+            if _wait_while(lambda pid=pid: self._fds_beyond(pid) != 0):  # type: ignore[misc]
+                have = watch.descriptors_of(pid)
+                more, less = have - self._fds[pid], self._fds[pid] - have
+                found.append(f"I2: the zygote has more open: {more}, and less: {less}")
+        return found
+
+    def _fds_beyond(self, pid: int) -> int:
+        """How many descriptors the zygote has more than before, those of new seats left out."""
+        new = self._seat_descriptors() - self._seats
+        return watch.descriptors_of(pid).total() - self._fds[pid].total() - new
+
+    def _seat_descriptors(self) -> int:
+        """How many descriptors the zygote has for the seats that it knows."""
+        manager = self.sandbox.manager
+        boxes = [*manager._parked, *manager._forking, *manager._running]
+        each = len(boxes[0].seat.fds()) if boxes else 0
+        return each * sum(len(zygote._seats) for zygote in manager._keeper._zygotes)
+
+    def _canaries_after(self, seats: set[int]) -> list[str]:
+        """I7: canaries until one has sat in each of the seats, all of them compared."""
+        found: list[str] = []
+        left = set(seats)
+        for _ in range(_CANARIES_MAX):
+            for told in self._bench.wait(self._canaries_in(left)):
+                assert told.outcome is not None
+                left.discard(told.seat or 0)
+                if told.outcome.ok:
+                    found += self._compare(told.seat, told.outcome.value)
+                else:
+                    found.append(f"I7: the canary: {describe(told.outcome)}")
+            if not left or found:
+                return found
+        gone = left - {seat.number for seat in self.sandbox.manager.seats._free}
+        return [f"I7: seats {left - gone} were not used again"] * bool(left - gone)
+
+    async def _canaries_in(self, seats: set[int]) -> list[Run]:
+        """One canary for each slot, these seats first of those that are free."""
+        self.sandbox.manager.seats._free.sort(key=lambda seat: seat.number in seats)
+        return await asyncio.gather(*(self._canary() for _ in range(self._slots)))
+
+    def _compare(self, seat: int | None, seen: dict[str, Any]) -> list[str]:
+        found = [f"I7: chance repeats itself: {each}" for each in self._chance & set(seen["chance"])]
+        self._chance.update(seen["chance"])
+        usual = self._usual.setdefault(seat, seen) if seat is not None else seen
+        names = [name for name in seen if name not in _DIFFERS]
+        names += ["cgroup"] if seat is not None else []
+        return found + [
+            f"I7: the canary sees {name} {seen[name]!r}, before {usual[name]!r}"
+            for name in names
+            if seen[name] != usual[name]
+        ]
+
+
+def _pid_of(sandbox: Any) -> int:
+    return int(sandbox.ending.pid)
+
+
+def _listen(fraction: float, message: str, data: Any) -> None:
+    """Reports are none of a hostile case's concern, but for how many come."""
+
+
+def _wait_while(condition: Any, seconds: float = 1.0) -> bool:
+    """Wait while it holds, at most so long; whether it still does."""
+    end = time.monotonic() + seconds
+    while condition():
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+_CANARY = Case(id="canary", call=canary.ping.call(1), trusted=NotRun("never by itself"))

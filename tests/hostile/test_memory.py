@@ -1,0 +1,15 @@
+"""Every case of ``cases/memory.py``, under each profile, with all invariants looked at after it."""
+
+from __future__ import annotations
+
+from hostile.case import Case
+from hostile.cases import memory
+from hostile.fixtures import check, of, stage
+from hostile.harness import Stage
+
+__all__ = ["stage"]
+
+
+@of(memory.CASES)
+def test_case(stage: Stage, case: Case) -> None:
+    check(stage, case)

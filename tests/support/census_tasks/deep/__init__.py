@@ -1,0 +1,1 @@
+"""A task module that imports a library, which imports another, which starts a thread."""

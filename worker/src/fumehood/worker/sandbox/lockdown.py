@@ -1,0 +1,74 @@
+"""What an untrusted sandbox gives up, step by step, before it reads its job.
+
+``prepare`` runs once in the zygote: what can be built or inherited is paid for there. ``lock`` runs
+in each sandbox. A step that fails is a failed start, never the task's fault.
+"""
+
+from __future__ import annotations
+
+from fumehood.worker.sandbox import capabilities, jobspace, kernel, landlock, seccomp
+from fumehood.worker.sandbox.confinement import WRITABLE, NamespaceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from fumehood.worker.sandbox.confinement import Report
+
+_BYTES_PER_INODE = 4096  # one file or folder for each page that its tmp may take
+_INODES_LEAST = 1024
+
+_ruleset = -1  # the descriptor of the Landlock rules; -1 where there are none
+_filter: seccomp.Filter | None = None
+_drops_capabilities = True
+
+
+def prepare(report: Report, disabled: Collection[str]) -> None:
+    """In the zygote, as the last thing before it forks. Raises ``OSError``."""
+    global _ruleset, _filter  # noqa: PLW0603 - an object costs a fresh process more
+    jobspace.prepare(report)
+    capabilities.drop_bounding()
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    if "landlock" not in disabled and landlock.abi() > 0:
+        _ruleset = _rules(report).fd
+    if "seccomp" not in disabled:
+        _filter = seccomp.Filter(seccomp.program())
+
+
+def _rules(report: Report) -> landlock.Ruleset:
+    """Read and execute what is shown, write below the job's own mount alone."""
+    if report["mount"]:
+        return landlock.allow_list(execute=["/"], write=[WRITABLE, *_DEVICES])
+    shown = ["/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/ld.so.cache", "/proc/self"]
+    return landlock.allow_list(execute=shown, read=[], write=[*_DEVICES])
+
+
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+def stages() -> tuple[str, ...]:
+    """The stages of ``lock``, in their order."""
+    names = ["job-namespaces", "job-tmp", "job-identity", "capabilities"]
+    names += ["landlock"] if _ruleset >= 0 else []
+    names += ["seccomp"] if _filter is not None else []
+    return tuple(names)
+
+
+def lock(slot: int, tmp: int) -> None:
+    """In a sandbox: enter its own space, then give up every right that it does not need.
+
+    ``slot`` is the number of the seat, ``tmp`` the bytes of its temporary folders. Raises
+    ``NamespaceError``, whose stage is one of ``stages``.
+    """
+    jobspace.enter_job(slot, tmp, max(_INODES_LEAST, tmp // _BYTES_PER_INODE))
+    stage = "capabilities"
+    try:
+        capabilities.drop_all()
+        if _ruleset >= 0:
+            stage = "landlock"
+            landlock.restrict(_ruleset)
+        if _filter is not None:
+            stage = "seccomp"
+            _filter.install()
+    except OSError as exc:
+        raise NamespaceError(stage, exc.errno or 0, exc.strerror or "") from exc
