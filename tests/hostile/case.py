@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hostile.outside import Outside
-
 from fumehood.common import Blame, Limits, Outcome, Status
 from fumehood.common.task import Call
+from hostile.outside import Outside
 
 Profile = Literal["trusted", "untrusted"]
 
@@ -57,8 +56,12 @@ class Expect:
         if outcome.status is not self.status:
             return [f"expected {self.status.value}, not {describe(outcome)}"]
         blame = self.blame or _BLAMES[self.status]
-        wanted = {"blame": blame, "limit": self.limit, "signal": self.signal}
-        wanted["exit_code"] = self.exit_code
+        wanted: dict[str, object] = {
+            "blame": blame,
+            "limit": self.limit,
+            "signal": self.signal,
+            "exit_code": self.exit_code,
+        }
         found = [
             f"{name} is {getattr(outcome, name)!r}, not {value!r}: {describe(outcome)}"
             for name, value in wanted.items()

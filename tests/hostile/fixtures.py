@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+
 from hostile.case import Case, Profile
 from hostile.harness import Stage
 from hostile.scene import Scene
@@ -23,7 +23,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     assert not left, left
 
 
-def of(cases: list[Case]) -> Any:
+def of(cases: list[Case]) -> pytest.MarkDecorator:
     """The parametrisation over a table."""
     return pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
 

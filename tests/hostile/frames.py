@@ -40,20 +40,18 @@ def feed(
     """Have the manager's reader read these frames. Anything but its own verdict is an error."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    channel = Channel(ours if over is None else over.dup(), _buffer)
-    channel.job = Job("job", "task", b"", 1.0, 1 << 20, 1 << 20, on_progress=_listen)
-    channel.given_at = time.monotonic()
-    channel.ready_at = channel.given_at if ready else 0.0
-    started = time.monotonic()
-    for frame in frames:
-        with contextlib.suppress(OSError):  # it was closed for the frame before
-            _send(theirs, frame, fds)
-        channel.read()
-    theirs.close()
-    channel.read_last()
-    assert time.monotonic() - started < _TIME_MAX, "it took too long"
-    channel.close()
-    ours.close()
+    channel = Channel(ours if over is None else over.dup(), _buffer, lambda _: None)
+    with contextlib.closing(channel), contextlib.closing(ours), contextlib.closing(theirs):
+        channel.job = Job("job", "task", b"", 1.0, 1 << 20, 1 << 20, on_progress=_listen)
+        channel.given_at = time.monotonic()
+        channel.ready_at = channel.given_at if ready else 0.0
+        for frame in frames:
+            with contextlib.suppress(OSError):  # it was closed for the frame before
+                _send(theirs, frame, fds)
+            channel.read()
+        theirs.close()
+        channel.read_last()
+        assert time.monotonic() - channel.given_at < _TIME_MAX, "it took too long"
     return channel
 
 

@@ -14,21 +14,21 @@ import dataclasses
 import gc
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from hostile import outside as outside_module
-from hostile import watch
-from hostile.case import Case, NotRun, describe
-from hostile.outside import MARK, Outside
-from hostile.scene import Scene
-from hostile.tasks import canary
 from support.sandboxes import Bench, cgroups_of, count_fds, make_settings
 
 from fumehood.common import Outcome
 from fumehood.worker import Sandbox
 from fumehood.worker.sandbox.options import make_job
+from hostile import inside, watch
+from hostile import outside as outside_module
+from hostile.case import Case, NotRun, describe
+from hostile.outside import MARK, Outside
+from hostile.scene import Scene
+from hostile.tasks import canary
 
 MODULES = tuple(
     f"hostile.tasks.{name}"
@@ -89,6 +89,8 @@ class Stage:
         sandbox = Sandbox(MODULES, self._slots, self.scene.profile, settings=settings)
         self._settings, self.sandbox = settings, sandbox
         self._bench = self._closing.enter_context(Bench(sandbox))
+        self._faults: list[str] = []
+        self._bench._loop.set_exception_handler(self._on_fault)
         self._ticker = watch.Ticker(self._bench._loop)
         self._closing.callback(self._ticker.stop)
         # What a test run has gathered by now is no garbage of a node's, and takes long to look at.
@@ -117,9 +119,9 @@ class Stage:
         self._settle()
         self._zygotes = set(self.sandbox.manager.zygote_pids)
         self._fds = {pid: watch.descriptors_at_rest(pid) for pid in self._zygotes}
-        self._seats = self._seat_descriptors()
+        self._seats = inside.seat_descriptors(self.sandbox.manager)
         self._ours = count_fds()
-        self._background = set(watch.marked(MARK)) - self._parked_pids()
+        self._background = set(watch.marked(MARK)) - inside.pids(self.sandbox.manager)
 
     async def _warm_up(self) -> None:
         for run in await self._canaries_in(set()):
@@ -133,12 +135,17 @@ class Stage:
         if seat is not None:
             self._usual.setdefault(seat, seen)
 
+    def _on_fault(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the manager's own callbacks raise, which nobody else would hear of."""
+        self._faults.append(f"I1: in the loop: {context['message']}: {context.get('exception')!r}")
+
     def stop(self) -> list[str]:
         """End everything; complaints about what is left then (I5)."""
         self._closing.close()
         left = watch.marked(MARK)
         found = [f"I5: a cgroup is left: {path}" for path in cgroups_of(os.getpid())]
-        return found + [f"I3: processes are left at the end: {left}"] * bool(left)
+        found += [f"I3: processes are left at the end: {left}"] * bool(left)
+        return found + self._faults
 
     # --- cases ------------------------------------------------------------------------------
 
@@ -158,6 +165,8 @@ class Stage:
         common += self._invariants(cases)
         growth = watch.resident() - before
         common += [f"I1: the manager grew by {growth >> 20} MiB"] * (growth > GROWTH_MAX)
+        common += self._faults
+        self._faults.clear()
         common += self._canaries_after({run.seat for run in runs if run.seat is not None})
         found = {run.case.id: run.complaints for run in runs}
         if common:
@@ -193,21 +202,19 @@ class Stage:
         coroutine = self.sandbox.run(call, _CANARY_TIMEOUT, job_id=job_id)
         return await self._attempt(Run(_CANARY), job_id, coroutine)
 
-    async def _attempt(self, run: Run, job_id: str, coroutine: Any) -> Run:
+    async def _attempt(self, run: Run, job_id: str, coroutine: Coroutine[Any, Any, Outcome]) -> Run:
         begun = time.monotonic()
         job = asyncio.ensure_future(coroutine)
         while not job.done() and run.seat is None:
             await asyncio.sleep(0)
-            for sandbox in self.sandbox.manager._running:
-                if sandbox.job is not None and sandbox.job.job_id == job_id:
-                    run.seat = sandbox.seat.number
-                    begun = time.monotonic()
+            run.seat = inside.seat_of(self.sandbox.manager, job_id)
+            begun = time.monotonic()
             if run.seat is None:
                 await asyncio.sleep(0.0005)
-        run.outcome = await job
+        run.outcome = outcome = await job
         run.took = time.monotonic() - begun
-        if run.outcome.job_id != job_id:
-            run.complaints.append(f"I6: the outcome of another job: {run.outcome.job_id!r}")
+        if outcome.job_id != job_id:
+            run.complaints.append(f"I6: the outcome of another job: {outcome.job_id!r}")
         return run
 
     def _judge(self, run: Run) -> list[str]:
@@ -231,18 +238,10 @@ class Stage:
 
     # --- invariants -------------------------------------------------------------------------
 
-    def _parked_pids(self) -> set[int]:
-        manager = self.sandbox.manager
-        boxes = [*manager._parked, *manager._forking, *manager._running]
-        return {_pid_of(box) for box in boxes}
-
     def _settle(self) -> None:
         """Wait until the next sandboxes are parked, and nothing else goes on."""
         end = time.monotonic() + _SETTLE
-        manager = self.sandbox.manager
-        while time.monotonic() < end:
-            if manager._parked and not manager._forking and not manager._running:
-                return
+        while time.monotonic() < end and not inside.in_peace(self.sandbox.manager):
             time.sleep(0.001)
 
     def _invariants(self, cases: Sequence[Case]) -> list[str]:
@@ -261,13 +260,14 @@ class Stage:
 
     def _strays(self) -> dict[int, str]:
         left: dict[int, str] = {}
+        manager = self.sandbox.manager
 
         def look() -> bool:
-            known = self._background | self._parked_pids() | set(self.sandbox.manager.zygote_pids)
+            known = self._background | inside.pids(manager) | set(manager.zygote_pids)
             left.clear()
             left.update({p: name for p, name in watch.marked(MARK).items() if p not in known})
             for uid in {seen["user"][0][0] for seen in self._usual.values()}:
-                if uid not in (0, os.getuid()):
+                if inside.own_uid(uid):
                     left.update(dict.fromkeys(watch.of_user(uid) - known, f"of user {uid}"))
             return bool(left)
 
@@ -288,7 +288,7 @@ class Stage:
         for pid in now:
             if threads := watch.threads_of(pid) - 1:
                 found.append(f"I2: the zygote has {threads} more threads")
-            if _wait_while(lambda pid=pid: self._fds_beyond(pid) != 0):  # type: ignore[misc]
+            if _wait_while(lambda pid=pid: self._fds_beyond(pid) != 0):
                 have = watch.descriptors_of(pid)
                 more, less = have - self._fds[pid], self._fds[pid] - have
                 found.append(f"I2: the zygote has more open: {more}, and less: {less}")
@@ -296,15 +296,8 @@ class Stage:
 
     def _fds_beyond(self, pid: int) -> int:
         """How many descriptors the zygote has more than before, those of new seats left out."""
-        new = self._seat_descriptors() - self._seats
+        new = inside.seat_descriptors(self.sandbox.manager) - self._seats
         return watch.descriptors_of(pid).total() - self._fds[pid].total() - new
-
-    def _seat_descriptors(self) -> int:
-        """How many descriptors the zygote has for the seats that it knows."""
-        manager = self.sandbox.manager
-        boxes = [*manager._parked, *manager._forking, *manager._running]
-        each = len(boxes[0].seat.fds()) if boxes else 0
-        return each * sum(len(zygote._seats) for zygote in manager._keeper._zygotes)
 
     def _canaries_after(self, seats: set[int]) -> list[str]:
         """I7: canaries until one has sat in each of the seats, all of them compared."""
@@ -320,16 +313,18 @@ class Stage:
                     found.append(f"I7: the canary: {describe(told.outcome)}")
             if not left or found:
                 return found
-        gone = left - {seat.number for seat in self.sandbox.manager.seats._free}
-        return [f"I7: seats {left - gone} were not used again"] * bool(left - gone)
+        unused = left & {seat.number for seat in inside.free_seats(self.sandbox.manager)}
+        return [f"I7: seats {unused} were not used again"] * bool(unused)
 
     async def _canaries_in(self, seats: set[int]) -> list[Run]:
         """One canary for each slot, these seats first of those that are free."""
-        self.sandbox.manager.seats._free.sort(key=lambda seat: seat.number in seats)
+        inside.free_seats(self.sandbox.manager).sort(key=lambda seat: seat.number in seats)
         return await asyncio.gather(*(self._canary() for _ in range(self._slots)))
 
     def _compare(self, seat: int | None, seen: dict[str, Any]) -> list[str]:
-        found = [f"I7: chance repeats itself: {each}" for each in self._chance & set(seen["chance"])]
+        found = [
+            f"I7: chance repeats itself: {each}" for each in self._chance & set(seen["chance"])
+        ]
         self._chance.update(seen["chance"])
         usual = self._usual.setdefault(seat, seen) if seat is not None else seen
         names = [name for name in seen if name not in _DIFFERS]
@@ -339,10 +334,6 @@ class Stage:
             for name in names
             if seen[name] != usual[name]
         ]
-
-
-def _pid_of(sandbox: Any) -> int:
-    return int(sandbox.ending.pid)
 
 
 def _listen(fraction: float, message: str, data: Any) -> None:

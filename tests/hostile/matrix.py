@@ -15,11 +15,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hostile import ordinary
 from hostile.case import Case, Profile
@@ -43,7 +42,8 @@ class Row:
     disable: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.profile:9} {self.user:6} {'without ' + ','.join(self.disable) if self.disable else ''}"
+        without = f"without {','.join(self.disable)}" if self.disable else ""
+        return f"{self.profile:9} {self.user:6} {without}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,12 +134,12 @@ def _python_path() -> str:
 
 
 def chosen(options: argparse.Namespace) -> list[Case]:
-    """The cases that the options name, quick ones first."""
+    """The cases that the options name."""
     kinds = options.kind or list(KINDS)
     cases = [case for kind in kinds for case in KINDS[kind]]
     if options.case:
         cases = [case for case in cases if case.id in options.case]
-    return sorted(cases, key=lambda case: (case.alone, case.timeout >= 5.0, case.timeout))
+    return cases
 
 
 def _run_here(options: argparse.Namespace) -> int:
@@ -148,36 +148,38 @@ def _run_here(options: argparse.Namespace) -> int:
     stage = Stage(Scene(options.profile[0], _mask(options.mask[0])), options.slots)
     failed = False
     with stage:
-        batch: list[Case] = []
+        fit: list[Case] = []
         for case in chosen(options):
             if unfit := stage.plan(case):
                 _tell(case.id, "not run", [], why=unfit.why)
-                continue
-            if case.alone:
-                failed |= _run_batch(stage, batch) | _run_batch(stage, [case])
-                continue
-            batch.append(case)
-            if len(batch) == options.slots:
-                failed |= _run_batch(stage, batch)
-        failed |= _run_batch(stage, batch)
+            else:
+                fit.append(case)
+        for batch in in_batches(fit, options.slots):
+            for case_id, complaints in stage.check(*batch).items():
+                failed |= bool(complaints)
+                _tell(case_id, "fails" if complaints else "holds", complaints)
         left = stage.stop()
         _tell("the end", "fails" if left else "holds", left)
     return failed or bool(left)
 
 
-def _run_batch(stage: Any, batch: list[Case]) -> bool:
-    """Run these and forget them; whether any failed."""
-    failed = False
+def in_batches(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:
+    """Cases by the handful, quick ones together; one that has to be alone is."""
+    batch: list[Case] = []
+    for case in sorted(cases, key=lambda case: (case.alone, case.timeout >= 5.0, case.timeout)):
+        if case.alone or len(batch) == size:
+            if batch:
+                yield batch
+            batch = []
+        batch.append(case)
     if batch:
-        for case, complaints in stage.check(*batch).items():
-            failed |= bool(complaints)
-            _tell(case, "fails" if complaints else "holds", complaints)
-        batch.clear()
-    return failed
+        yield batch
 
 
 def _tell(case: str, result: str, complaints: list[str], **more: str) -> None:
-    print(json.dumps({"case": case, "result": result, "complaints": complaints, **more}), flush=True)
+    print(
+        json.dumps({"case": case, "result": result, "complaints": complaints, **more}), flush=True
+    )
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class Scene:
 
     def __str__(self) -> str:
         user = "root" if os.geteuid() == 0 else "nobody"
-        return f"{self.profile} {user} {'without ' + ','.join(self.disable) if self.disable else ''}".strip()
+        without = f" without {','.join(self.disable)}" if self.disable else ""
+        return f"{self.profile} {user}{without}"
 
 
 @cache

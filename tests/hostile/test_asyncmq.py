@@ -6,13 +6,15 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hostile.tasks import asyncmq
 from support.sandboxes import Bench, is_alive, make_settings, wait_for
 
 from fumehood.common import Status
+from fumehood.common.task import Task
 from fumehood.worker import Sandbox
+from hostile.tasks import asyncmq
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +60,12 @@ def test_grandchildren_survive(bench: Bench, tmp_path: Path) -> None:
     wait_for(lambda: not is_alive(int(file.read_text())), "its end", timeout=0.5)
 
 
-@pytest.mark.parametrize("how", [asyncmq.return_payload, asyncmq.raise_payload])
-def test_unpickling_runs_code_in_the_parent(bench: Bench, tmp_path: Path, how: object) -> None:
+@pytest.mark.parametrize("task", [asyncmq.return_payload, asyncmq.raise_payload])
+def test_unpickling_runs_code_in_the_parent(
+    bench: Bench, tmp_path: Path, task: Task[[str], Any]
+) -> None:
     file = tmp_path / "ran"
-    call = asyncmq.return_payload if how is asyncmq.return_payload else asyncmq.raise_payload
-    outcome = bench.run(call.call(str(file)))
+    outcome = bench.run(task.call(str(file)))
     assert outcome.status is Status.FAILED, outcome
     assert not file.exists()
     os.system(f"touch {file}")  # noqa: S605 - the control: this is what it would have done

@@ -13,9 +13,10 @@ import time
 from typing import Any
 
 import msgpack
-from hostile.frames import LETTERS, feed, plausible
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hostile.frames import LETTERS, feed, plausible
 
 _EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True)
 _bodies = st.binary(max_size=400) | st.builds(plausible, st.integers(0, 1 << 32))

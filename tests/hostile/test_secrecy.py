@@ -1,4 +1,4 @@
-"""Every case of ``cases/secrecy.py``, under each profile, with all invariants looked at after it."""
+"""Every case of ``cases/secrecy.py``, under each profile, with all invariants after it."""
 
 from __future__ import annotations
 

@@ -6,15 +6,15 @@ import errno
 import logging
 
 import pytest
-from hostile.case import Profile
-from hostile.fixtures import PROFILES
-from hostile.tasks import canary
 from support.sandboxes import Bench, cgroups_of, make_settings, newcomers
 
 from fumehood.common import Blame, Status
 from fumehood.worker import Sandbox
 from fumehood.worker.sandbox import child
 from fumehood.worker.sandbox.killer import children_of
+from hostile.case import Profile
+from hostile.fixtures import PROFILES
+from hostile.tasks import canary
 
 _MODULES = ("hostile.tasks.canary",)
 
@@ -26,9 +26,7 @@ def _sandbox(profile: Profile, *disable: str) -> Sandbox:
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("stage", child.STAGES)
-def test_a_stage_that_fails(
-    profile: Profile, stage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stage_that_fails(profile: Profile, stage: str, caplog: pytest.LogCaptureFixture) -> None:
     import os
 
     caplog.set_level(logging.CRITICAL, "fumehood.sandbox")  # each failure is a warning there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from hostile.case import Case
 from hostile.cases import wire
 from hostile.fixtures import PROFILES, check, of, stage

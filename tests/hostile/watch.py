@@ -29,6 +29,9 @@ class Ticker:
         self._worst = max(self._worst, time.monotonic() - self._due)
         self._begin()
 
+    def _end(self) -> None:
+        self._handle.cancel()
+
     def take(self) -> float:
         """The longest delay since the last call, in seconds; one that lasts counts as well."""
         worst = max(self._worst, time.monotonic() - self._due)
@@ -37,7 +40,7 @@ class Ticker:
 
     def stop(self) -> None:
         """End it."""
-        self._loop.call_soon_threadsafe(lambda: self._handle.cancel())
+        self._loop.call_soon_threadsafe(self._end)
 
 
 def marked(mark: str) -> dict[int, str]:

@@ -482,19 +482,33 @@ def test_what_a_job_leaves_in_the_page_cache(
         pytest.skip("no disk here")
     assert run_in(leaf, lambda: file.write_bytes(bytes(2 * RESIDUE_MAX))) == 0
     assert leaf.residue() > RESIDUE_MAX
+    assert not leaf.is_clean()
     assert leaf.clean()
-    assert leaf.residue() <= RESIDUE_MAX
+    leaf.limit(3 * RESIDUE_MAX, None)  # were all of it still in the way, it would be too much
+    leaf.begin()
+    assert run_in(leaf, lambda: touch(2 * RESIDUE_MAX)) == 0
+    assert leaf.seen().oom_kills == 0
 
 
 def test_what_a_job_leaves_in_tmpfs(tree: cgroup.Tree, leaf: cgroup.Leaf) -> None:
     need(tree, "memory")
     file = SHM / f"fumehood-left-{os.getpid()}"
+    leaf.limit(LIMIT, None)
     try:
         assert run_in(leaf, lambda: file.write_bytes(bytes(2 * RESIDUE_MAX))) == 0
         assert not leaf.clean()
+        leaf.begin()
+        assert run_in(leaf, lambda: None) == 0
+        assert leaf.seen().peak_memory is None  # nearly all of it was another job's
+        leaf.begin()
+        assert run_in(leaf, lambda: touch(4 * LIMIT)) == -signal.SIGKILL
+        peak = leaf.seen().peak_memory
+        assert peak is not None
+        assert LIMIT - 2 * MIB <= peak <= LIMIT
     finally:
         file.unlink()
     assert leaf.clean()
+    assert leaf.is_clean()
 
 
 def _is_in_memory(path: Path) -> bool:

@@ -144,10 +144,11 @@ def test_host_files_are_not_there(inside: StandIn, host: Host) -> None:
         assert job.call("read", str(host.app / "code.py")) == "text"  # the positive control
         assert "root:x:0" in job.call("read", "/etc/passwd")
     assert inside.call("mountpoints").count("/") == 1  # the old root is gone, not just covered
-    top = set(inside.call("listing", "/"))
-    allowed = {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "root", "run"}
-    allowed |= {"sbin", "tmp", "usr", "var"} | {Path(TESTS).parts[1]}
-    assert top <= allowed
+    config = make_config()
+    code = [*config["path"], config["cwd"], sys.prefix, sys.base_prefix, str(host.app)]
+    system = {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin"}
+    allowed = {*system, "tmp", "usr", "var", *(Path(path).parts[1] for path in code)}
+    assert set(inside.call("listing", "/")) <= allowed
 
 
 def test_what_is_on_the_way_to_code_shows_nothing_else() -> None:
@@ -304,7 +305,7 @@ def test_a_slot_has_its_own_id(inside: StandIn, way: str) -> None:
 
 
 def test_other_processes_are_out_of_sight(inside: StandIn, way: str) -> None:
-    with inside.job(1) as one, inside.job(2) as two:
+    with inside.job(3) as one, inside.job(4) as two:  # slots that nothing was left in
         assert {1, one.pid, two.pid} <= set(inside.call("processes"))  # the control
         assert inside.call("read", "/proc/1/environ")
         own = one.call("processes")

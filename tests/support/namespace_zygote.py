@@ -128,6 +128,7 @@ class StandIn(_Peer):
                 },
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
+                extra_groups=[4],  # which nobody in there is to be in
             )
         finally:
             theirs.close()

@@ -7,6 +7,7 @@ import fcntl
 import os
 from typing import Any
 
+from fumehood.common import Limits, Outcome, Status
 from hostile.case import (
     AnyOf,
     Case,
@@ -22,8 +23,6 @@ from hostile.case import (
 )
 from hostile.outside import IPC_KEY, MARK, Outside, sweep
 from hostile.tasks import disk
-
-from fumehood.common import Limits, Outcome, Status
 
 MIB = 1 << 20
 _TMP = Limits(tmp=16 * MIB, memory=128 * MIB)
@@ -96,7 +95,7 @@ CASES = [
 
     Case(id="persistence", call=disk.persist.call(MARK), trusted=succeeded(), tidy=_tidy),
     # What the case before has left is not there for the next.
-    Case(id="persistence-seen", call=disk.look_for.call(MARK), trusted=value([])),
+    Case(id="persistence-seen", call=disk.look_for.call(MARK), trusted=value([]), alone=True),
     Case(id="ipc-residue", call=disk.ipc_residue.call(MARK, IPC_KEY), trusted=succeeded(),
          tidy=_tidy),
     *(Case(id=f"tree-{how}", call=disk.awkward_tree.call(MARK, how), trusted=value("made"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fumehood.common import Outcome, Status
 from hostile.case import (
     AnyOf,
     Case,
@@ -16,8 +17,6 @@ from hostile.case import (
 from hostile.outside import MARK, Outside, sweep
 from hostile.tasks import exits
 
-from fumehood.common import Outcome, Status
-
 _SMALL = 80 << 10  # bytes that an error's description may take, all in all
 
 
@@ -28,7 +27,10 @@ def _bounded(outcome: Outcome) -> bool:
 
 def _clean_text(outcome: Outcome) -> bool:
     error = outcome.error
-    return error is not None and (error.type + error.message + error.traceback).isprintable() is not None
+    return (
+        error is not None
+        and (error.type + error.message + error.traceback).isprintable() is not None
+    )
 
 
 def _message(text: str) -> dict[str, object]:

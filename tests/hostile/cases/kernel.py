@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import platform
 
+from fumehood.common import Outcome, Status
 from hostile.case import VIOLATION, AnyOf, Case, Expect, NotRun, crashed, one_of, value
 from hostile.tasks import kernel
-
-from fumehood.common import Outcome, Status
 
 _FREE = NotRun("a trusted job may ask the kernel for whatever its user may")
 _NO = ("EPERM", "EACCES", "ENOSYS", "ENOENT")
@@ -15,7 +14,7 @@ _no = one_of(*_NO)
 
 
 def _not_done(outcome: Outcome) -> bool:
-    return outcome.value != "done"
+    return bool(outcome.value != "done")
 
 
 _REFUSED_SOMEHOW = Expect(Status.SUCCEEDED, where={"it is refused": _not_done})
@@ -32,7 +31,7 @@ def _own_capabilities_are_none(outcome: Outcome) -> bool:
 
 
 def _facts(outcome: Outcome) -> bool:
-    return outcome.value["NoNewPrivs"] == "1" and outcome.value["Seccomp"] == "2"
+    return (outcome.value["NoNewPrivs"], outcome.value["Seccomp"]) == ("1", "2")
 
 
 CASES = [

@@ -5,11 +5,10 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+from fumehood.common import Limits, Outcome, Status
 from hostile.case import AnyOf, Case, Expect, crashed, exceeded, failed, succeeded, timed_out, value
 from hostile.outside import IPC_KEY, MARK, sweep
 from hostile.tasks import memory
-
-from fumehood.common import Limits, Outcome, Status
 
 MIB = 1 << 20
 _LIMIT = Limits(memory=64 * MIB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from fumehood.common import Limits, Outcome, Status
 from hostile.case import (
     REFUSED,
     AnyOf,
@@ -21,8 +22,6 @@ from hostile.case import (
     value,
 )
 from hostile.tasks import memory, processes
-
-from fumehood.common import Limits, Outcome, Status
 
 _HALF = 0.3  # seconds
 _FEW = Limits(processes=16)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-
-from hostile.case import AnyOf, Case, Expect, crashed, exceeded, failed, timed_out, value
-from hostile.tasks import results
+import datetime as dt
 
 from fumehood.common import Limits, Outcome, Status
+from hostile.case import AnyOf, Case, Expect, crashed, exceeded, failed, timed_out, value
+from hostile.tasks import results
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -52,7 +51,7 @@ CASES = [
            trusted=value(wanted))
       for what, wanted in {
           "infinity": float("-inf"), "set": {1, 2}, "bytes": bytes(range(256)), "nul": "a\0b",
-          "time": datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC),
+          "time": dt.datetime(2000, 1, 1, tzinfo=dt.UTC),
           "nested": {"a": [{"b": (1, None, True)}]}, "large int": 2**64 - 1,
       }.items()),
     Case(id="plain-nan", call=results.give_plain.call("nan"),

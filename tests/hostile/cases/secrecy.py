@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from fumehood.common import Outcome, Status
 from hostile.case import (
     REFUSED,
     AnyOf,
@@ -21,8 +22,6 @@ from hostile.case import (
 )
 from hostile.outside import MARK
 from hostile.tasks import processes, secrecy
-
-from fumehood.common import Outcome, Status
 
 _MANAGER = os.getpid()
 _HARMFUL = NotRun("a trusted job may change whatever its user may")
@@ -46,7 +45,7 @@ CASES = [
       for name in ("environ", "mem", "maps", "fd")),
     Case(id="secrets-in-sight", call=secrecy.secrets_in_sight.call(),
          # Of the node itself a job of its user, or root's, can read; an untrusted one cannot.
-         trusted=succeeded(**{"its_own_environment_has_none": _same_user_sees}),
+         trusted=succeeded(its_own_environment_has_none=_same_user_sees),
          untrusted=value([]), without=_UNCONFINED),
     Case(id="secrets-in-memory", call=secrecy.secrets_in_memory.call(), trusted=value(0),
          untrusted=AnyOf((value(0), failed("PermissionError")))),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from fumehood.common import Limits, Status
 from hostile.case import AnyOf, Case, Expect, NotRun, exceeded, failed, timed_out, value
 from hostile.tasks import times
-
-from fumehood.common import Limits, Status
 
 _HALF = 0.25  # seconds
 

@@ -10,11 +10,11 @@ import struct
 from typing import Any
 
 import msgpack
-from hostile.case import PROTOCOL, AnyOf, Case, Expect, crashed, exited, timed_out, value
-from hostile.tasks import wire
 
 from fumehood.common import Blame, Outcome, Status
 from fumehood.worker.sandbox import protocol
+from hostile.case import PROTOCOL, AnyOf, Case, Expect, crashed, exited, timed_out, value
+from hostile.tasks import wire
 
 
 def _frame(letter: bytes, *parts: Any) -> bytes:
@@ -47,7 +47,7 @@ _UNHEARD = {"returns": AnyOf((exited(0), PROTOCOL, value("returned"), exited(70)
 
 
 def _forged(outcome: Outcome) -> bool:
-    return outcome.value == "forged"
+    return bool(outcome.value == "forged")
 
 
 def _expectation(kind: str, frame: bytes, end: str) -> Expect | AnyOf:

@@ -102,7 +102,7 @@ def look_for(mark: str) -> list[str]:
 
 
 @task
-def awkward_tree(mark: str, how: str) -> str:
+def awkward_tree(mark: str, how: str) -> str:  # noqa: C901, PLR0912 - a catalogue
     """Something that takes care to remove."""
     folder = _folder(mark)
     if how == "deep":
@@ -118,8 +118,8 @@ def awkward_tree(mark: str, how: str) -> str:
         (folder / "inside").chmod(0)
         folder.chmod(0)
     elif how == "names":
-        for name in (b"\xff\xfe", b"new\nline", b"-rf", b" ", b"\x1b[2J", b"\xed\xa0\x80"):
-            os.close(os.open(os.fsencode(folder) + b"/" + name, os.O_CREAT | os.O_WRONLY))
+        for odd in (b"\xff\xfe", b"new\nline", b"-rf", b" ", b"\x1b[2J", b"\xed\xa0\x80"):
+            os.close(os.open(os.fsencode(folder) + b"/" + odd, os.O_CREAT | os.O_WRONLY))
     elif how == "immutable":
         (folder / "file").touch()
         with (folder / "file").open("rb") as file:
@@ -158,10 +158,8 @@ def bury_cwd(mark: str) -> str:
 
 @task
 def exhaust_descriptors(most: int) -> str:
-    kept: list[int] = []
-    for _ in range(most):
-        kept.append(os.open(os.devnull, os.O_RDONLY))
-    return "unbounded"
+    kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(most)]
+    return "unbounded" if kept else "none"
 
 
 @task
@@ -182,7 +180,7 @@ def pass_descriptors_to_itself(most: int) -> str:
 def dump_core(mark: str) -> None:
     os.chdir(_folder(mark))
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     os.abort()
 
 

@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fumehood.common import task
+
+_KEPT: list[Any] = []  # what must not be collected before the end
 
 LONG = 20.0  # seconds; what would be noticed
 
@@ -180,7 +182,7 @@ def raise_with_notes(count: int) -> None:
 
 @task
 def raise_group(depth: int, width: int) -> None:
-    exc: Exception = ValueError("innermost")
+    exc: Any = ValueError("innermost")
     for _ in range(depth):
         exc = ExceptionGroup("group", [exc] * width)
     raise exc
@@ -195,7 +197,7 @@ def raise_text(text: str) -> None:
 def raise_from_odd_source(mark: str) -> None:
     """A traceback through a file that is no UTF-8."""
     name = f"<{mark}\ud800\x1b[31m>"
-    exec(compile("def f():\n    raise ValueError('odd source')\nf()", name, "exec"), {})
+    exec(compile("def f():\n    raise ValueError('odd source')\nf()", name, "exec"), {})  # noqa: S102
 
 
 @task
@@ -233,17 +235,18 @@ def leave_behind(what: str) -> str:  # noqa: C901 - a catalogue
             threading.Thread(target=time.sleep, args=(LONG,)).start()
     elif what == "destructors":
         gc.disable()
-        leave_behind.kept = [Weaver() for _ in range(10)]  # type: ignore[attr-defined]
+        _KEPT.extend(Weaver() for _ in range(10))
     elif what == "streams":
-        sys.stdout = sys.stderr = _Stream()  # type: ignore[assignment]
+        sys.stdout = sys.stderr = cast("Any", _Stream())
     elif what == "generator":
-        leave_behind.kept = _stubborn()  # type: ignore[attr-defined]
-        next(leave_behind.kept)  # type: ignore[attr-defined]
+        _KEPT.append(_stubborn())
+        next(_KEPT[0])
     elif what == "stdout":
         os.close(1)
         os.close(2)
     elif what == "excepthook":
-        sys.excepthook = sys.unraisablehook = lambda *_: time.sleep(LONG)
+        sys.excepthook = lambda *_: time.sleep(LONG)
+        sys.unraisablehook = lambda _: time.sleep(LONG)
     elif what == "trace":
         sys.settrace(lambda *_: None)
     elif what == "profile":

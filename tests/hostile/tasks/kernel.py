@@ -117,13 +117,13 @@ def _born(child: int) -> str:
 
 @task
 def x32_call() -> str:
-    """getpid of the x32 table, which a filter for x86-64 alone would let pass."""
+    """The getpid of the x32 table, which a filter for x86-64 alone would let pass."""
     return _raw(_X32 | 39)
 
 
 @task
 def i386_call() -> str:
-    """getpid by int 0x80: another architecture's numbers."""
+    """A getpid by int 0x80: another architecture's numbers."""
     code = b"\xb8\x14\x00\x00\x00\xcd\x80\xc3"  # mov eax, 20; int 0x80; ret
     area = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     area.write(code)

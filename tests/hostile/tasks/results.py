@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import os
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fumehood.common import task
+
+_KEPT: list[Any] = []  # what must not be collected before the end
 
 
 @task
@@ -77,7 +78,7 @@ class _LyingList(list[Any]):
 class _LyingText(str):
     __slots__ = ()
 
-    def encode(self, *_: Any) -> bytes:
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
         raise KeyboardInterrupt
 
 
@@ -105,7 +106,7 @@ def give_plain(what: str) -> Any:
         "set": {1, 2},
         "bytes": bytes(range(256)),
         "nul": "a\0b",
-        "time": datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC),
+        "time": dt.datetime(2000, 1, 1, tzinfo=dt.UTC),
         "nested": {"a": [{"b": (1, None, True)}]},
         "large int": 2**64 - 1,
     }
@@ -115,7 +116,7 @@ def give_plain(what: str) -> Any:
 @task
 def give_slowly(count: int) -> Any:
     """A value that takes its time to encode, all of it after the task has returned."""
-    one = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+    one = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
     return [one] * count
 
 
@@ -183,11 +184,9 @@ async def leave_tasks_behind() -> str:
         try:
             await asyncio.sleep(20)
         finally:
-            time.sleep(0.001)
+            os.sched_yield()
 
-    leave_tasks_behind.kept = [  # type: ignore[attr-defined]
-        asyncio.create_task(linger()) for _ in range(3)
-    ]
+    _KEPT.extend(asyncio.create_task(linger()) for _ in range(3))
     await asyncio.sleep(0)
     return "returned"
 
@@ -201,6 +200,6 @@ async def refuse_to_be_cancelled() -> str:
             except asyncio.CancelledError:
                 continue
 
-    refuse_to_be_cancelled.kept = asyncio.create_task(stubborn())  # type: ignore[attr-defined]
+    _KEPT.append(asyncio.create_task(stubborn()))
     await asyncio.sleep(0)
     return "returned"

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any
 
 from fumehood.common import task
 from hostile.tasks.processes import attempt
@@ -196,18 +195,22 @@ def patch_everything() -> str:
 @task
 def forge_by_patching() -> int:
     """The runner's own functions, replaced: it may forge its own value, and no more."""
-    from fumehood.worker.sandbox import child
-
-    child.pack = lambda _: b"\x2a"  # type: ignore[assignment,method-assign]
+    _replace("pack", lambda _: b"\x2a")
     return 1
 
 
 @task
 def forge_the_exit() -> None:
+    _replace("_exit", lambda *_: None)
+    raise ValueError("the end is disarmed")
+
+
+def _replace(name: str, by: object) -> None:
     from fumehood.worker.sandbox import child
 
-    os._exit = child._exit = lambda _=0: None  # type: ignore[assignment]
-    raise ValueError("the end is disarmed")
+    setattr(child, name, by)
+    if hasattr(os, name):
+        setattr(os, name, by)
 
 
 @task
@@ -244,3 +247,8 @@ def terminal() -> str:
             fcntl.ioctl(fd, termios.TIOCSTI, b"x")
             return f"pushed into {fd}"
     return attempt(lambda: os.close(os.open("/dev/tty", os.O_RDWR)))
+
+
+@task
+def hash_and_address() -> list[int]:
+    return [hash("hostile"), id(object)]

@@ -171,4 +171,4 @@ def stop_yourself() -> None:
 @task
 def look_at(path: str) -> Any:
     """Where the file system never answers this never returns, whatever signal comes."""
-    return list(os.stat(path))
+    return list(os.stat(path))  # noqa: PTH116

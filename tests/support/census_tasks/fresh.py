@@ -39,7 +39,8 @@ with Census() as census:
 {then}
 report({{
     "findings": [
-        [f.kind, f.module, list(f.through), f.detail, f.remedy, str(f)] for f in census.findings
+        [f.kind, f.module, list(f.through), f.detail, f.remedy, str(f), f.is_serious]
+        for f in census.findings
     ],
     "threads_left": census.threads_left,
     "modules": census.modules,
@@ -75,7 +76,8 @@ class Found:
     """A finding, as the fresh process told of it."""
 
     def __init__(self, fields: list[Any]) -> None:
-        self.kind, self.module, self.through, self.detail, self.remedy, self.line = fields
+        self.kind, self.module, self.through, self.detail, self.remedy, self.line, *rest = fields
+        (self.is_serious,) = rest
 
 
 class Taken:

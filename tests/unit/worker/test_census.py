@@ -149,6 +149,8 @@ def test_it_is_found(case: str, write: Write) -> None:
     assert found.remedy in found.line
     assert "\n" not in found.line
     assert "the-value" not in found.line  # it may be a secret
+    serious = ("thread", "socket", "file", "child", "mapping")
+    assert found.is_serious == (found.kind in serious)
 
 
 UNDONE = {
@@ -209,6 +211,15 @@ def test_a_name_cannot_forge_a_line(write: Write) -> None:
     assert "x ERROR all is lost" in found.line
     assert "\n" not in found.line
     found.line.encode()
+
+
+def test_what_was_done_twice_is_told_once(write: Write) -> None:
+    path = write(
+        "tasks", "import signal\nsignal.signal(1, print)\nimport helper\nsignal.signal(1, len)\n"
+    )
+    write("helper", "VALUE = 1\n")
+    found = take("tasks", path=[path]).only("signal")
+    assert found.detail == "changed what this signal does: SIGHUP"
 
 
 def test_many_things_of_one_kind_are_one_finding(write: Write) -> None:
@@ -517,3 +528,28 @@ def test_a_hook_that_was_put_over_it_is_left_to_its_owner(write: Write) -> None:
     then = "count = len(census.modules); import json.tool; extra = len(census.modules) - count"
     taken = take("hooks", path=[write("hooks", source)], then=then)
     assert taken.extra == 0
+
+
+def test_a_thread_that_cannot_be_described_makes_no_import_fail(write: Write) -> None:
+    source = """
+        import threading
+        class Odd(threading.Thread):
+            name = property(lambda self: 1 / 0, lambda self, value: None)
+        stopped = threading.Event()
+        Odd(target=stopped.wait, daemon=True).start()
+    """
+    taken = take("odd", path=[write("odd", source)])
+    assert (taken.kinds, taken.threads_left) == (["thread"], 1)
+    assert taken.only("thread").module == "odd"
+
+
+def test_without_the_hook_things_are_found_all_the_same(write: Write) -> None:
+    code = """
+from fumehood.worker.sandbox import census
+census._LOAD = "_not_in_this_python"
+with census.Census() as found:
+    import quits
+report([str(finding) for finding in found.findings])
+"""
+    (line,) = run(code, [write("quits", "import os\nos.umask(0o077)\n")])
+    assert line.startswith("importing the task modules changed the umask to 0o077")

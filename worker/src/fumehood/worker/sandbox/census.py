@@ -63,20 +63,22 @@ class Census:
         self._on_load = on_load
         self._executing: list[str] = []
         self._ledger: Ledger | None = None
+        self._hook: Callable[[ModuleSpec], ModuleType] | None = None
         self._culprit = ""  # the module with which looking began to fail
         self._importer = 0  # the thread whose imports are followed; 0 is none
 
     def __enter__(self) -> Self:
         self._observer = Observer()
         self._before = self._last = self._observer.look(deep=True)
-        self._original = _MACHINERY[_LOAD]
-        self._hook = _MACHINERY[_LOAD] = self._make_hook(self._original)
+        self._original = _MACHINERY.get(_LOAD)
+        if self._original is not None:  # else this interpreter has another: nobody is named
+            self._hook = _MACHINERY[_LOAD] = self._make_hook(self._original)
         self._importer = get_ident()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._importer = 0  # should somebody have wrapped the hook, it only hands through now
-        if _MACHINERY[_LOAD] is self._hook:
+        if self._hook is not None and _MACHINERY[_LOAD] is self._hook:
             _MACHINERY[_LOAD] = self._original
         self._check(deep=True)
         try:
@@ -84,13 +86,13 @@ class Census:
                 ledger = self._open_ledger()
                 self.findings = ledger.close(self._before, self._last, self.modules)
                 self.threads_left = ledger.threads_left
-        except OSError as exc:
+        except Exception as exc:
             self._observer.close()  # gives back what it takes to say so
             self._give_up(exc)
         else:
             self._observer.close()
 
-    def _give_up(self, exc: OSError) -> None:
+    def _give_up(self, exc: Exception) -> None:
         from fumehood.worker.sandbox.findings import REMEDIES, SOMEWHERE, Finding
 
         module = self._culprit or SOMEWHERE
@@ -107,7 +109,7 @@ class Census:
                 return original(spec)
             # Extension modules are where C code takes over signals; what it does when it is called
             # later is seen when the task module ends.
-            is_of_c = spec.origin is not None and spec.origin.endswith(".so")
+            is_of_c = type(spec.origin) is str and spec.origin.endswith(".so")
             check(deep=is_of_c)
             executing.append(spec.name)
             self.modules.append(spec.name)
@@ -135,7 +137,7 @@ class Census:
                 self._last = now
             elif self._ledger is not None:
                 self._ledger.recount(self._executing)
-        except OSError:  # too many open files, most likely: a census makes no import fail
+        except Exception:  # too many open files, most likely: a census makes no import fail
             if not self._culprit and self._executing:
                 self._culprit = self._executing[-1]
         finally:

@@ -17,15 +17,12 @@ from fumehood.worker.sandbox.cgroup_host import Host
 from fumehood.worker.sandbox.cgroup_leaf import Leaf, Seen
 from fumehood.worker.sandbox.cgroup_v2 import KillFile
 
-__all__ = ["MASKS", "NO_LIMITS", "Leaf", "NoCgroups", "Seen", "Tree", "make_tree"]
+__all__ = ["MASKS", "Leaf", "NoCgroups", "Seen", "Tree", "make_tree"]
 
 #: Mechanisms that can be left out, to test what is done without them or to work around a host.
 MASKS = frozenset(
     {"cgroup", "cgroup-memory", "cgroup-pids", "cgroup-v1", "cgroup-v2", "cgroup.kill"}
 )
-#: Leaves out all but the killing.
-NO_LIMITS = frozenset({"cgroup-memory", "cgroup-pids", "cgroup-v1"})
-
 _PURPOSES = frozenset({"kill", "memory", "processes", "cpu", "populated"})
 # What to do without after a fault.
 _MASK_OF = {
@@ -97,7 +94,7 @@ class Tree:
         self._ground.remove()
 
 
-def make_tree(disabled: frozenset[str] = NO_LIMITS) -> Tree:
+def make_tree(disabled: frozenset[str] = frozenset()) -> Tree:
     """The tree of this process, with what works here and is not ``disabled``, of ``MASKS``.
 
     Raises ``NoCgroups``, an ``OSError``, where this host lets it have none. It is tried out with a

@@ -42,6 +42,10 @@ class Memory(Protocol):
         """Give back what nobody needs. May take some 0.5 ms a MiB."""
         ...
 
+    def stuck(self) -> int:
+        """Bytes charged now that could not be given back for somebody who needs them."""
+        ...
+
     def close(self) -> None:
         """Close its files."""
         ...
@@ -118,7 +122,7 @@ def counter(fd: int, name: bytes) -> int:
     A cgroup that somebody removed has counted nothing.
     """
     try:
-        text = b"\n" + os.pread(fd, 512, 0)
+        text = b"\n" + os.pread(fd, 4096, 0)
     except OSError:
         return 0
     found = text.partition(b"\n" + name)[2].split(maxsplit=1)
@@ -131,6 +135,19 @@ def number(fd: int) -> int | None:
         return int(os.pread(fd, 64, 0))
     except OSError:
         return None
+
+
+def stuck(path: Path, usage: int, cache: bytes) -> int:
+    """The part of ``usage`` that is not page cache of files on disk, by a memory.stat."""
+    try:
+        fd = os.open(path / "memory.stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0  # somebody removed it
+    try:
+        # The cache includes tmpfs, whose pages can go nowhere.
+        return usage - counter(fd, cache) + counter(fd, b"shmem ")
+    finally:
+        os.close(fd)
 
 
 def write(path: Path, text: str) -> None:

@@ -115,6 +115,10 @@ class MemoryV1:
         with contextlib.suppress(OSError):
             cgroup_files.write(self._path / "memory.force_empty", "0")
 
+    def stuck(self) -> int:
+        """Bytes charged now that could not be given back for somebody who needs them."""
+        return cgroup_files.stuck(self._path, self.usage(), b"cache ")
+
     def close(self) -> None:
         """Close its files."""
         cgroup_files.close(*self._fds)

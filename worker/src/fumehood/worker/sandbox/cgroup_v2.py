@@ -112,6 +112,10 @@ class MemoryV2:
         with contextlib.suppress(OSError):  # EAGAIN: less than asked for, as is to be expected
             cgroup_files.write(self._path / "memory.reclaim", str(self.usage()))
 
+    def stuck(self) -> int:
+        """Bytes charged now that could not be given back for somebody who needs them."""
+        return cgroup_files.stuck(self._path, self.usage(), b"file ")
+
     def close(self) -> None:
         """Close its files."""
         cgroup_files.close(self._usage_fd, self._events_fd, self._peak_fd)

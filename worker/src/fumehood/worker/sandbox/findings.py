@@ -38,6 +38,8 @@ _DETAILS: dict[Kind, tuple[str, str]] = {
     "trace": ("set ", "set "),
 }
 
+_SERIOUS = ("thread", "socket", "file", "child", "mapping")
+
 #: What each kind means in general, and what to do about it.
 REMEDIES: dict[Kind, str] = {
     "thread": "it is in no sandbox, and locks that it holds at a fork stay locked there: start it "
@@ -75,6 +77,11 @@ class Finding(Value):
         self, kind: Kind, module: str, detail: str, remedy: str, through: tuple[str, ...] = ()
     ) -> None:
         self._set(kind=kind, module=module, detail=detail, remedy=remedy, through=through)
+
+    @property
+    def is_serious(self) -> bool:
+        """Whether jobs may fail or meet through it; else it is put back, or every job has it."""
+        return self.kind in _SERIOUS
 
     def __str__(self) -> str:
         by = f" (imported by {' > '.join(self.through)})" if self.through else ""
@@ -122,10 +129,11 @@ def _detail(kind: Kind, texts: list[str]) -> str:
     counts: dict[str, int] = {}
     for text in texts:
         counts[text] = counts.get(text, 0) + 1
-    listed = [text if n == 1 else f"{text} ({n} times)" for text, n in counts.items()]
+    counted = kind == "thread"  # which may well have the same name; other things were seen again
+    listed = [f"{text} ({n} times)" if counted and n > 1 else text for text, n in counts.items()]
     if len(listed) > _LISTED_MAX:
         listed[_LISTED_MAX:] = [f"{len(listed) - _LISTED_MAX} more"]
     one, many = _DETAILS[kind]
-    detail = (one if len(texts) == 1 else many) + ", ".join(listed)
+    detail = (one if len(texts if counted else counts) == 1 else many) + ", ".join(listed)
     # A name is anybody's: on one line it forges none in a log.
     return clip(" ".join(detail.split()), _TEXT_MAX)

@@ -46,6 +46,13 @@ def thread(tid: str) -> Thread:
         name = _name_of(f"/proc/self/task/{tid}")
         own = name if name != _name_of("/proc/self") else "one of C code, without a name"
         return Thread(name, (), own, True)
+    try:
+        return _described(python)
+    except Exception:  # a class of its own, which may have any code
+        return Thread("", (), "one whose name cannot be told", False)
+
+
+def _described(python: Any) -> Thread:
     owners = [getattr(python, name, None) for name in ("_target", "function", "__class__")]
     modules = [getattr(owner, "__module__", None) for owner in owners]
     homes = [each for each in modules if isinstance(each, str) and each not in _NO_HOMES]

@@ -6,6 +6,8 @@ in each sandbox. A step that fails is a failed start, never the task's fault.
 
 from __future__ import annotations
 
+import sys
+
 from fumehood.worker.sandbox import capabilities, jobspace, kernel, landlock, seccomp
 from fumehood.worker.sandbox.confinement import WRITABLE, NamespaceError
 
@@ -20,29 +22,40 @@ _INODES_LEAST = 1024
 
 _ruleset = -1  # the descriptor of the Landlock rules; -1 where there are none
 _filter: seccomp.Filter | None = None
-_drops_capabilities = True
+
+
+def confine_zygote(disabled: Collection[str]) -> None:
+    """In the zygote, before it imports anything: what it needs no more itself. Raises ``OSError``.
+
+    Sandboxes inherit it, and pay nothing for it.
+    """
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    capabilities.drop_bounding()
+    if "seccomp" not in disabled:
+        seccomp.install(seccomp.base_program())
 
 
 def prepare(report: Report, disabled: Collection[str]) -> None:
     """In the zygote, as the last thing before it forks. Raises ``OSError``."""
     global _ruleset, _filter  # noqa: PLW0603 - an object costs a fresh process more
-    jobspace.prepare(report)
-    capabilities.drop_bounding()
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    filters = "seccomp" not in disabled
+    # The filter denies System V IPC and message queues: no namespace has to hold them then.
+    jobspace.prepare({**report, "ipc": report["ipc"] and not filters})
     if "landlock" not in disabled and landlock.abi() > 0:
         _ruleset = _rules(report).fd
-    if "seccomp" not in disabled:
-        _filter = seccomp.Filter(seccomp.program())
+    if filters:
+        _filter = seccomp.Filter(seccomp.rest_program())
 
 
 def _rules(report: Report) -> landlock.Ruleset:
     """Read and execute what is shown, write below the job's own mount alone."""
     if report["mount"]:
         return landlock.allow_list(execute=["/"], write=[WRITABLE, *_DEVICES])
-    shown = ["/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/ld.so.cache", "/proc/self"]
-    return landlock.allow_list(execute=shown, read=[], write=[*_DEVICES])
+    code = [path for path in (*sys.path, sys.prefix, sys.base_prefix) if path.startswith("/")]
+    return landlock.allow_list(execute=[*_SYSTEM, *code], read=["/proc"], write=_DEVICES)
 
 
+_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 

@@ -10,7 +10,7 @@ from fumehood.common.limits import Limits
 from fumehood.common.settings import Settings
 from fumehood.common.task import Call, Profile, check_timeout
 from fumehood.worker.sandbox.job import Job, OnProgress
-from fumehood.worker.sandbox.manager import DEFAULT_TMP, ManagerConfig
+from fumehood.worker.sandbox.manager_config import DEFAULT_TMP, ManagerConfig
 from fumehood.worker.sandbox.renewal import Lifetime
 
 

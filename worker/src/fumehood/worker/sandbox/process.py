@@ -46,6 +46,7 @@ class SandboxProcess:
         self.job: Job | None = None
         self.outcome: asyncio.Future[Outcome] | None = None
         self.on_parked: Callable[[SandboxProcess], None] | None = None
+        self.on_never: Callable[[str], object] | None = None  # told if it ends unparked
         self.ending = Ending(seat, around, Hooks(self._on_exit, self._on_gone))
         self._around = around
         self._had_result = False  # when the decision to kill was made

@@ -30,7 +30,7 @@ class Profiles:
     ) -> None:
         self._make = make
         self._floor: Profile = floor
-        self._managers: dict[Profile, SandboxManager] = {}
+        self._managers: dict[Profile, SandboxManager] = {floor: make(floor)}
         self._refusal = ""  # why untrusted jobs are not run here
 
     async def start(self, *, untrusted_too: bool = False) -> None:
@@ -52,19 +52,20 @@ class Profiles:
                 log.error("untrusted jobs are refused on this host", extra={"cause": exc})
 
     async def _open(self, profile: Profile) -> SandboxManager:
-        manager = self._make(profile)
+        if profile not in self._managers:
+            self._managers[profile] = self._make(profile)
+        manager = self._managers[profile]
         try:
             await manager.start()
         except BaseException:
-            await self.stop()
+            if profile != self._floor:
+                del self._managers[profile]
             raise
-        self._managers[profile] = manager
         return manager
 
     async def stop(self) -> None:
         """Kill what runs and leave no process behind. Idempotent."""
-        managers, self._managers = list(self._managers.values()), {}
-        for manager in managers:
+        for manager in list(self._managers.values()):
             await manager.stop()
 
     @property

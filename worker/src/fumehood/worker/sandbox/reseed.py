@@ -18,7 +18,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from _struct import unpack
 
 from fumehood.worker.sandbox import holders
 
@@ -40,8 +39,11 @@ _CLASSES = (
     ("numpy.random.mtrand", "RandomState"),
     ("numpy.random.bit_generator", "BitGenerator"),
     ("numpy.random", "Generator"),
+    ("numpy.random", "SeedSequence"),
 )
 
+_SEED = "_seed_seq"  # of a BitGenerator, which had no public name for it before numpy 1.25
+_PCG = ("PCG64", "PCG64DXSM")  # the first is what default_rng gives
 _BITS = "_bit_generator"  # of a RandomState, which has no public name for it
 
 # Not looked into: that they are loaded is all that is known of their state.
@@ -90,6 +92,8 @@ def survey(modules: Iterable[str]) -> Plan:
                 done.add(state)
                 steps.append(step)
     left = {key for key, state in states.items() if id(state) not in done}
+    used = {id(getattr(bits, _SEED, None)) for bits in found["BitGenerator"]}
+    left |= {id(each) for each in found["SeedSequence"]} - used
     return Plan(steps, _warnings(names, left))
 
 
@@ -133,16 +137,36 @@ def _step_of_random(instance: Any) -> Step:
     return seed
 
 
+# What numpy itself does to seed touches so many pages, each copied in a fork, that it takes three
+# times as long as to hand it a state made of random bits, where any bits are one.
+
+
 def _step_of_state(state: Any) -> Step:
-    # Without an argument it would take ten times as long, for numpy's own way to more entropy.
-    return lambda: state.seed(unpack("8I", os.urandom(32)))
+    """A Mersenne Twister's state is 624 words, whatever they are but all zero."""
+    words = sys.modules["numpy"].zeros(624, "uint32")
+    data = memoryview(words).cast("B")
+
+    def step() -> None:
+        data[:] = os.urandom(len(data))
+        state.set_state(("MT19937", words, len(words), 0, 0.0))
+
+    return step
 
 
 def _step_of_bits(bits: Any) -> Step:
+    """A PCG has any 128 bits as its state, and any odd number as its increment."""
+    whole = bits.state
+    inner = whole["state"]
+
+    def step_of_pcg() -> None:
+        inner["state"] = int.from_bytes(os.urandom(16), "little")
+        inner["inc"] = int.from_bytes(os.urandom(16), "little") | 1
+        bits.state = whole
+
     def step() -> None:
         bits.state = type(bits)().state
 
-    return step
+    return step_of_pcg if whole["bit_generator"] in _PCG else step
 
 
 # A RandomState comes before its own bit generator, which is then done with.
@@ -163,16 +187,11 @@ def _tried(step_of: Callable[[Any], Step], instance: Any) -> Step | None:
 
 
 def _warnings(modules: list[str], left: set[int]) -> list[str]:
-    sequence = getattr(sys.modules.get("numpy.random"), "SeedSequence", None)
-    if sequence is None and not left:
-        found: Iterable[tuple[str, str, object]] = ()
-    else:
-        ours = [name for name in modules if name.partition(".")[0] != "numpy"]
-        found = holders.find(ours, lambda each: id(each) in left or type(each) is sequence)
+    ours = [name for name in modules if name.partition(".")[0] != "numpy"] if left else []
     warnings = [
         f"{module}.{name}, a {type(each).__name__} made at import, is the same in every sandbox: "
         "make it inside the task"
-        for module, name, each in found
+        for module, name, each in holders.find(ours, lambda each: id(each) in left)
     ]
     return warnings + [
         f"the random state of {name} is the same in every sandbox: {remedy}"

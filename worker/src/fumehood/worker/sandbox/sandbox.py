@@ -37,6 +37,7 @@ class Sandbox:
     ) -> None:
         if slots < 1:
             raise ConfigurationError(f"a sandbox needs at least 1 slot, not {slots}")
+        self._profile: Profile = profile
         self._settings = settings or load_settings()
         self._ids = itertools.count(1)
         self._profiles = Profiles(make_manager(self._settings, modules, slots), profile)
@@ -61,7 +62,7 @@ class Sandbox:
     @property
     def manager(self) -> SandboxManager:
         """What does the work; for tests and benchmarks."""
-        return next(iter(self._profiles.managers.values()))
+        return self._profiles.managers[self._profile]
 
     @property
     def profiles(self) -> Profiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import logging
@@ -28,6 +29,8 @@ class Seats:
         self._most = min(slotuid.BLOCK - 1, _NUMBERS_LEAST + _NUMBERS_PER_SLOT * slots)
         #: A block of user ids, where each seat has its own.
         self.ids = slotuid.claim(self._most) if own_ids and os.geteuid() == 0 else None
+        self._cleaning: set[asyncio.Future[bool]] = set()
+        self._closed = False
         self.tree: cgroup.Tree | None = None
         #: Why the cgroups cannot do all that they are wanted for; as ``Tree.missing``.
         self.missing: dict[str, str] = {}
@@ -68,8 +71,18 @@ class Seats:
 
     def put_back(self, seat: Seat) -> None:
         """Its sandbox is gone with all that it started."""
-        if seat.leaf is not None and not seat.leaf.clean():
-            self.drop(seat)  # what the last job left would count against the next
+        if seat.leaf is None or seat.leaf.is_clean():
+            self._free.append(seat)
+            return
+        # What the last job left would count against the next; to give it back takes a while.
+        cleaning = asyncio.get_running_loop().run_in_executor(None, seat.leaf.clean)
+        self._cleaning.add(cleaning)
+        cleaning.add_done_callback(lambda done: self._on_cleaned(seat, done))
+
+    def _on_cleaned(self, seat: Seat, done: asyncio.Future[bool]) -> None:
+        self._cleaning.discard(done)
+        if self._closed or done.cancelled() or done.exception() is not None or not done.result():
+            seat.close()
         else:
             self._free.append(seat)
 
@@ -80,6 +93,12 @@ class Seats:
     def end(self) -> bool:
         """Kill what is left in any seat. False while something is."""
         return self.tree is None or self.tree.end()
+
+    async def cleaned(self) -> None:
+        """Wait until no seat is being cleaned; each is given up from here on."""
+        self._closed = True
+        if self._cleaning:
+            await asyncio.wait(self._cleaning)
 
     def close(self) -> None:
         """Give everything up."""

@@ -73,6 +73,9 @@ class Zygote:
         self._poll.register(control.fileno(), select.POLLIN)
         self._lifeline = -1
         self._kill_all: int | None = None
+        # Its own, from which each fork has its: cheaper than for a sandbox to write it.
+        self._badness = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        self._own_badness = os.read(self._badness, 20).strip()
         self._relays = False  # whether exit statuses are told by this process, or by the kernel
 
     def serve(self) -> NoReturn:
@@ -116,6 +119,10 @@ class Zygote:
         here = config["cwd"] if self._report is None else self._report["cwd"]
         os.umask(config["umask"])
         os.chdir(here)
+        if self._report is not None:
+            from fumehood.worker.sandbox import lockdown
+
+            lockdown.confine_zygote(config["disabled"])
         sources = Sources()
         forkhooks.hold_back()
         with census.Census(sources.note) as found:
@@ -130,7 +137,8 @@ class Zygote:
         _unbuffer_c_streams()
         child.rehearse()
         gc.collect()
-        warnings = [*map(str, found.findings), *self._prepare_random(found.modules)]
+        warnings = [(finding.is_serious, str(finding)) for finding in found.findings]
+        warnings += [(True, text) for text in self._prepare_random(found.modules)]
         watched = sources.watched(config["modules"]) if config["watch"] else {}
         self._prepare_lockdown(config["disabled"])
         gc.freeze()
@@ -211,13 +219,16 @@ class Zygote:
             return
         job, stdout, stderr = unpack_from("3i", fds)
         kept = self._seats[seat]
+        os.write(self._badness, b"1000")  # a sandbox is to die first when memory runs out
         try:
             pid = os.fork()
         except OSError as exc:
+            os.write(self._badness, self._own_badness)
             self._send(protocol.FORK_FAILED, serial, exc.errno, exc.strerror)
         else:
             if pid == 0:
                 child.live(job, stdout, stderr, kept, seat, tmp)
+            os.write(self._badness, self._own_badness)
             pidfd = os.pidfd_open(pid)
             answer = dumps((protocol.FORKED, serial, pid))
             self._control.sendmsg((answer,), ((SOL_SOCKET, SCM_RIGHTS, pack("i", pidfd)),))

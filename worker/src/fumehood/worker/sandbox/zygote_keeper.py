@@ -94,8 +94,8 @@ class ZygoteKeeper:
             zygote.close(kill=True)
             self._discard(zygote)
             raise
-        for warning in zygote.warnings:
-            log.warning(warning)
+        for matters, text in zygote.warnings:
+            log.log(logging.WARNING if matters else logging.INFO, text)
         return zygote
 
     def _adopt(self, zygote: ZygoteProcess) -> None:

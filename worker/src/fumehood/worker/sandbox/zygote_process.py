@@ -52,7 +52,7 @@ class ZygoteProcess:
         self.tasks: dict[str, Declared] = {}
         self.code: dict[str, Any] = {}  # files of the code that it runs, as CodeWatch wants them
         self.report: Report | None = None  # which namespaces it has
-        self.warnings: list[str] = []
+        self.warnings: list[tuple[bool, str]] = []  # whether it matters, and what it is
         self.adopted = False  # whether it was made the current one, once
         self.start_error: SandboxUnavailable | None = None
         self._poller = poller
