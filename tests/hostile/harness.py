@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from support.sandboxes import Bench, cgroups_of, count_fds, make_settings
+from support.sandboxes import Bench, cgroups_of, make_settings
 
 from fumehood.common import Outcome
 from fumehood.worker import Sandbox
@@ -27,6 +27,7 @@ from hostile import inside, watch
 from hostile import outside as outside_module
 from hostile.case import Case, NotRun, describe
 from hostile.outside import MARK, Outside
+from hostile.peace import Peace
 from hostile.scene import Scene
 from hostile.tasks import canary
 
@@ -39,11 +40,9 @@ MODULES = tuple(
 )  # fmt: skip
 LAG_MAX = 0.1  # seconds that the manager's loop may be late
 GROWTH_MAX = 48 << 20  # bytes that one case may add to the manager
-_SETTLE = 2.0  # seconds for what has ended to be gone
 _CANARY_TIMEOUT = 20.0
 _CANARIES_MAX = 6  # for each slot, until each seat must have been used again
 _MARK_VARIABLE = "HOSTILE_MARK"
-_DIFFERS = ("chance", "cgroup")
 
 
 @dataclasses.dataclass(slots=True)
@@ -65,8 +64,6 @@ class Stage:
         self.lost = scene.lost
         self._slots = slots
         self._serial = 0
-        self._usual: dict[int, dict[str, Any]] = {}  # what a canary saw in peace, by seat
-        self._chance: set[str] = set()
         self._closing = contextlib.ExitStack()
 
     # --- life -------------------------------------------------------------------------------
@@ -89,6 +86,7 @@ class Stage:
         sandbox = Sandbox(MODULES, self._slots, self.scene.profile, settings=settings)
         self._settings, self.sandbox = settings, sandbox
         self._bench = self._closing.enter_context(Bench(sandbox))
+        self._peace = Peace(sandbox.manager)
         self._faults: list[str] = []
         self._bench._loop.set_exception_handler(self._on_fault)
         self._ticker = watch.Ticker(self._bench._loop)
@@ -111,29 +109,16 @@ class Stage:
 
     def _learn(self) -> None:
         """See every seat in peace, and what the zygote has open once it knows them all."""
-        self._usual.clear()
+        self._peace.forget()
         for _ in range(6 * (self._slots + 1)):
-            self._bench.wait(self._warm_up())
-        if not self._usual:
-            raise AssertionError("no canary came back in peace")
-        self._settle()
-        self._zygotes = set(self.sandbox.manager.zygote_pids)
-        self._fds = {pid: watch.descriptors_at_rest(pid) for pid in self._zygotes}
-        self._seats = inside.seat_descriptors(self.sandbox.manager)
-        self._ours = count_fds()
-        self._background = set(watch.marked(MARK)) - inside.pids(self.sandbox.manager)
-
-    async def _warm_up(self) -> None:
-        for run in await self._canaries_in(set()):
-            assert run.outcome is not None
-            if not run.outcome.ok:
-                raise AssertionError(f"a canary in peace: {describe(run.outcome)}")
-            self._remember(run.seat, run.outcome.value)
-
-    def _remember(self, seat: int | None, seen: dict[str, Any]) -> None:
-        self._chance.update(seen["chance"])
-        if seat is not None:
-            self._usual.setdefault(seat, seen)
+            for run in self._bench.wait(self._canaries_in(set())):
+                assert run.outcome is not None
+                if not run.outcome.ok:
+                    raise AssertionError(f"a canary in peace: {describe(run.outcome)}")
+                self._peace.compare(run.seat, run.outcome.value)
+        if not self._peace.has_canaries:
+            raise AssertionError("no canary could be seen in its seat")
+        self._peace.learn()
 
     def _on_fault(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What the manager's own callbacks raise, which nobody else would hear of."""
@@ -238,66 +223,14 @@ class Stage:
 
     # --- invariants -------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        """Wait until the next sandboxes are parked, and nothing else goes on."""
-        end = time.monotonic() + _SETTLE
-        while time.monotonic() < end and not inside.in_peace(self.sandbox.manager):
-            time.sleep(0.001)
-
     def _invariants(self, cases: Sequence[Case]) -> list[str]:
-        self._settle()
-        found = self._zygote_complaints(any(case.loses_zygote & self.lost for case in cases))
-        strays = self._strays()
-        found += [f"I3: processes are left: {strays}"] * bool(strays)
-        found += [f"I4: residue: {each}" for each in outside_module.residue()]
-        if _wait_while(lambda: count_fds() > self._ours + 2):
-            found.append(f"I2: {count_fds()} descriptors in the manager, {self._ours} before")
-        if self.outside.decoy.poll() is not None:
-            found.append("I3: a process outside was killed")
-            self.outside.start_decoy()
-        outside_module.sweep()
-        return found
-
-    def _strays(self) -> dict[int, str]:
-        left: dict[int, str] = {}
-        manager = self.sandbox.manager
-
-        def look() -> bool:
-            known = self._background | inside.pids(manager) | set(manager.zygote_pids)
-            left.clear()
-            left.update({p: name for p, name in watch.marked(MARK).items() if p not in known})
-            for uid in {seen["user"][0][0] for seen in self._usual.values()}:
-                if inside.own_uid(uid):
-                    left.update(dict.fromkeys(watch.of_user(uid) - known, f"of user {uid}"))
-            return bool(left)
-
-        _wait_while(look)
-        return left
-
-    def _zygote_complaints(self, may_be_lost: bool) -> list[str]:
-        now = set(self.sandbox.manager.zygote_pids)
-        if now != self._zygotes:
-            lost = self._zygotes - now
-            if may_be_lost:
-                self._learn()
-                return []
-            text = f"I2: the zygote {lost} is not the same any more: {now}"
+        self._peace.settle()
+        found = self._peace.complaints(self.outside)
+        if self._peace.is_new():
+            if not any(case.loses_zygote & self.lost for case in cases):
+                found.append("I2: the zygote is not the same any more")
             self._learn()
-            return [text]
-        found: list[str] = []
-        for pid in now:
-            if threads := watch.threads_of(pid) - 1:
-                found.append(f"I2: the zygote has {threads} more threads")
-            if _wait_while(lambda pid=pid: self._fds_beyond(pid) != 0):
-                have = watch.descriptors_of(pid)
-                more, less = have - self._fds[pid], self._fds[pid] - have
-                found.append(f"I2: the zygote has more open: {more}, and less: {less}")
         return found
-
-    def _fds_beyond(self, pid: int) -> int:
-        """How many descriptors the zygote has more than before, those of new seats left out."""
-        new = inside.seat_descriptors(self.sandbox.manager) - self._seats
-        return watch.descriptors_of(pid).total() - self._fds[pid].total() - new
 
     def _canaries_after(self, seats: set[int]) -> list[str]:
         """I7: canaries until one has sat in each of the seats, all of them compared."""
@@ -308,7 +241,7 @@ class Stage:
                 assert told.outcome is not None
                 left.discard(told.seat or 0)
                 if told.outcome.ok:
-                    found += self._compare(told.seat, told.outcome.value)
+                    found += self._peace.compare(told.seat, told.outcome.value)
                 else:
                     found.append(f"I7: the canary: {describe(told.outcome)}")
             if not left or found:
@@ -321,33 +254,9 @@ class Stage:
         inside.free_seats(self.sandbox.manager).sort(key=lambda seat: seat.number in seats)
         return await asyncio.gather(*(self._canary() for _ in range(self._slots)))
 
-    def _compare(self, seat: int | None, seen: dict[str, Any]) -> list[str]:
-        found = [
-            f"I7: chance repeats itself: {each}" for each in self._chance & set(seen["chance"])
-        ]
-        self._chance.update(seen["chance"])
-        usual = self._usual.setdefault(seat, seen) if seat is not None else seen
-        names = [name for name in seen if name not in _DIFFERS]
-        names += ["cgroup"] if seat is not None else []
-        return found + [
-            f"I7: the canary sees {name} {seen[name]!r}, before {usual[name]!r}"
-            for name in names
-            if seen[name] != usual[name]
-        ]
-
 
 def _listen(fraction: float, message: str, data: Any) -> None:
     """Reports are none of a hostile case's concern, but for how many come."""
-
-
-def _wait_while(condition: Any, seconds: float = 1.0) -> bool:
-    """Wait while it holds, at most so long; whether it still does."""
-    end = time.monotonic() + seconds
-    while condition():
-        if time.monotonic() > end:
-            return True
-        time.sleep(0.005)
-    return False
 
 
 _CANARY = Case(id="canary", call=canary.ping.call(1), trusted=NotRun("never by itself"))

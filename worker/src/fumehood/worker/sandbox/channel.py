@@ -10,9 +10,9 @@ import fcntl
 import logging
 import math
 import os
-import socket
 import struct
 import time
+from _socket import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +41,7 @@ class Channel:
     """
 
     def __init__(
-        self, ours: socket.socket, buffer: bytearray, on_close: Callable[[int], None]
+        self, ours: socket, buffer: bytearray, on_close: Callable[[int], None]
     ) -> None:
         self._socket = ours
         self._on_close = on_close  # told the descriptor before it is closed
@@ -137,7 +137,7 @@ class Channel:
             log.exception("a progress listener raised", extra={"job": job.job_id})
 
 
-def send_job(channel: socket.socket, job: Job) -> None:
+def send_job(channel: socket, job: Job) -> None:
     """Hand over a job. Raises ``OSError`` when nobody is there any more."""
     inline = len(job.arguments) <= protocol.ARGUMENTS_MAX
     frame = protocol.pack_job(
@@ -155,7 +155,7 @@ def send_job(channel: socket.socket, job: Job) -> None:
         _send_memfd(channel, job.arguments)
 
 
-def _send_memfd(channel: socket.socket, arguments: bytes) -> None:
+def _send_memfd(channel: socket, arguments: bytes) -> None:
     memfd = os.memfd_create("arguments", os.MFD_CLOEXEC)
     try:
         view = memoryview(arguments)

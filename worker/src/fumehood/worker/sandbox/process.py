@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
+from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -61,7 +61,8 @@ class SandboxProcess:
         try:
             pipes += os.pipe2(os.O_CLOEXEC)
             pipes += os.pipe2(os.O_CLOEXEC)
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            # Of ``_socket``, whose objects cost half of what those of ``socket`` do.
+            ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         except OSError:
             for fd in pipes:
                 os.close(fd)
