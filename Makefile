@@ -11,6 +11,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?=                 ## the interpreter to build .venv with (default: the first that works)
 PYTEST_ARGS ?=            ## further arguments for pytest
+HOSTILE_ARGS ?=           ## further arguments for the hostile suite
 BENCHMARKS ?= benchmarks/sandbox.py benchmarks/roundtrip.py
 
 PARTS := common broker client worker dashboard
@@ -35,6 +36,10 @@ demo: $(STAMPS)/run ## run the demonstration, without a broker to install
 .PHONY: test
 test: $(STAMPS)/test rabbitmq ## run all tests; installs rabbitmq-server if there is none
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: hostile
+hostile: $(STAMPS)/test ## run every hostile job: both profiles, as root and as uid 65534, with mechanisms masked
+	PYTHONPATH=tests $(BIN)/python -m hostile.matrix --busy $(HOSTILE_ARGS)
 
 # The cheap checks come first, so that a slip is reported within a second.
 .PHONY: check
@@ -62,12 +67,12 @@ wheels: $(STAMPS)/run ## build the six wheels into dist/
 
 .PHONY: clean
 clean: ## delete the environment, builds and caches
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) benchmarks/.venvs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: requirements
 requirements: $(STAMPS)/check ## pin the newest versions that requirements/*.in allow
-	for set in run test check; do \
+	for set in run test check bench-asyncmq bench-pebble bench-rq; do \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 			--no-annotate --no-emit-index-url --no-emit-find-links \
 			--output-file requirements/$$set.txt requirements/$$set.in >/dev/null; \

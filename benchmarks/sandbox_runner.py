@@ -47,7 +47,8 @@ def inline(settings: Settings) -> orders.Run:
     def run(count: int, width: int, pause: float) -> list[float]:
         found: list[float] = []
         for number in range(count):
-            time.sleep(pause) if pause else None
+            if pause:
+                time.sleep(pause)
             found.append(once(number))
         return found
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ VENVS = ROOT / "benchmarks" / ".venvs"
 STDLIB = "stdlib"
 RIVALS = ("asyncmq", "pebble", "rq")
 _TIMEOUT = 90.0  # seconds that one step may take
+_ALL_MAX = 600.0  # seconds for all, where this is called to make them ahead of time
 # What redis-server is made of beyond a minimal Debian; the program itself is in redis-tools.
 _REDIS_PACKAGES = ("redis-server", "redis-tools", "libjemalloc2", "liblzf1")
 _REASON_MAX = 160  # characters
@@ -30,8 +32,11 @@ class Unavailable(Exception):
     """Something that is to be measured cannot be had here; its text says why, in one line."""
 
 
-def environment(rival: str) -> Path:
-    """The interpreter of this rival's environment. Raises ``Unavailable``."""
+def environment(rival: str, end: float) -> Path:
+    """The interpreter of this rival's environment. Raises ``Unavailable``.
+
+    Also when it cannot be made by ``end``, an instant of the monotonic clock in seconds.
+    """
     folder = VENVS / rival
     python, stamp = folder / "bin" / "python", folder / "stamp"
     pins = None if rival == STDLIB else ROOT / "requirements" / f"bench-{rival}.txt"
@@ -40,11 +45,11 @@ def environment(rival: str) -> Path:
         return python
     print(f"making an environment for {rival}", file=sys.stderr, flush=True)
     make = [sys.executable, "-m", "venv", "--clear", *([] if pins else ["--without-pip"])]
-    _run([*make, str(folder)], f"no environment for {rival}")
+    _run([*make, str(folder)], f"no environment for {rival}", end)
     if pins is not None:
         install = [str(python), "-m", "pip", "install", "--quiet", "--no-input"]
         install += ["--disable-pip-version-check", "--require-hashes", "-r", str(pins)]
-        _run(install, f"pip cannot install {rival}")
+        _run(install, f"pip cannot install {rival}", end)
     stamp.write_text(wanted)
     return python
 
@@ -55,8 +60,8 @@ def _digest(pins: Path | None) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def redis_server() -> tuple[str, dict[str, str]]:
-    """A redis-server, and the environment variables that it needs. Raises ``Unavailable``."""
+def redis_server(end: float) -> tuple[str, dict[str, str]]:
+    """A redis-server, and the environment variables that it needs. As ``environment``."""
     found = shutil.which("redis-server")
     if found is not None:
         return found, {}
@@ -64,12 +69,12 @@ def redis_server() -> tuple[str, dict[str, str]]:
     program = unpacked / "usr/bin/redis-server"
     libraries = os.pathsep.join(str(path) for path in unpacked.glob("usr/lib/*-linux-gnu"))
     if not program.exists():
-        _unpack_redis(unpacked)
-        return redis_server()
+        _unpack_redis(unpacked, end)
+        return redis_server(end)
     return str(program), {"LD_LIBRARY_PATH": libraries}
 
 
-def _unpack_redis(folder: Path) -> None:
+def _unpack_redis(folder: Path, end: float) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise Unavailable(f"there is no redis-server, and no {tool} to get one with")
@@ -78,29 +83,29 @@ def _unpack_redis(folder: Path) -> None:
     packages.mkdir(parents=True, exist_ok=True)
     fetch = ["apt-get", "download", "--quiet", *_REDIS_PACKAGES]
     try:
-        _run(fetch, "", cwd=packages)
+        _run(fetch, "", end, packages)
     except Unavailable:  # with lists that are old, or none yet
-        _run(["apt-get", "update", "--quiet"], "apt-get update failed")
-        _run(fetch, "there is no redis-server, and apt-get cannot fetch it", cwd=packages)
+        _run(["apt-get", "update", "--quiet"], "apt-get update failed", end)
+        _run(fetch, "there is no redis-server, and apt-get cannot fetch it", end, packages)
     for package in packages.glob("*.deb"):
-        _run(["dpkg-deb", "-x", str(package), str(folder)], f"cannot unpack {package.name}")
+        _run(["dpkg-deb", "-x", str(package), str(folder)], f"cannot unpack {package.name}", end)
     if not (folder / "usr/bin/redis-server").exists():
         raise Unavailable("Debian's packages did not hold a redis-server")
 
 
-def _run(command: Sequence[str], failure: str, cwd: Path | None = None) -> None:
+def _run(command: Sequence[str], failure: str, end: float, cwd: Path | None = None) -> None:
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT,
+            timeout=max(0.0, min(_TIMEOUT, end - time.monotonic())),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"{failure}: {exc}"[:_REASON_MAX]) from exc
+        raise Unavailable(f"{failure}: {_plain(exc)}"[:_REASON_MAX]) from exc
     if done.returncode:
         said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         errors = [line for line in said if line.lower().startswith(("error", "e:"))] or said
@@ -108,12 +113,19 @@ def _run(command: Sequence[str], failure: str, cwd: Path | None = None) -> None:
         raise Unavailable(f"{failure}: {why}"[:_REASON_MAX])
 
 
+def _plain(exc: OSError | subprocess.TimeoutExpired) -> str:
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
+    return f"it took more than {exc.timeout:.0f} s"
+
+
 def main(rivals: Sequence[str]) -> int:
     """Make these environments, or all; 1 when one cannot be made."""
     failed = False
+    end = time.monotonic() + _ALL_MAX
     for rival in rivals or (*RIVALS, STDLIB, "redis"):
         try:
-            made = redis_server()[0] if rival == "redis" else environment(rival)
+            made = redis_server(end)[0] if rival == "redis" else environment(rival, end)
             print(f"{rival}: {made}")
         except Unavailable as exc:
             failed = True

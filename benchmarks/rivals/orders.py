@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 #: Runs so many jobs, so many at a time, with such a pause before each; their latencies in seconds.
@@ -35,9 +34,16 @@ class Desk:
 
 
 def orders() -> Iterator[list[str]]:
-    """The words of each order, until there are no more."""
-    for line in sys.stdin:
-        yield line.split()
+    """The words of each order, until there are no more.
+
+    Not from ``sys.stdin``: a thread of a rival may fork while this one waits, and the child would
+    inherit the stream's lock as held, and die of it as it closes the stream.
+    """
+    rest = b""
+    while data := os.read(0, 4096):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line.decode().split()
 
 
 def serve(run: Run, desk: Desk, **facts: Any) -> None:
@@ -58,7 +64,8 @@ def in_lanes(once: Callable[[int], float]) -> Run:
     """For jobs that are waited for in a call: as many threads as there are to be jobs at a time.
 
     ``once`` runs the job of this number and returns its latency. A single job runs in the main
-    thread, so that it is not charged for others.
+    thread, so that it is not charged for others. Plain threads and no executor's: whatever forks in
+    one of those fails as it exits, for it tries to join itself.
     """
 
     def run(count: int, width: int, pause: float) -> list[float]:
@@ -73,10 +80,27 @@ def in_lanes(once: Callable[[int], float]) -> Run:
 
         if width == 1:
             lane()
-            return found
-        with ThreadPoolExecutor(width) as lanes:
-            for ending in [lanes.submit(lane) for _ in range(width)]:
-                ending.result()
+        else:
+            _in_threads(lane, width)
         return found
 
     return run
+
+
+def _in_threads(lane: Callable[[], None], width: int) -> None:
+    """Call it in as many threads; raises what one of them has raised."""
+    faults: list[Exception] = []
+
+    def guarded() -> None:
+        try:
+            lane()
+        except Exception as exc:  # noqa: BLE001 - raised below, in the thread that asked
+            faults.append(exc)
+
+    threads = [threading.Thread(target=guarded) for _ in range(width)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if faults:
+        raise faults[0]

@@ -25,8 +25,9 @@ def running(manager: SandboxManager) -> list[SandboxProcess]:
 
 
 def in_peace(manager: SandboxManager) -> bool:
-    """Whether no job runs, and the next sandbox waits."""
-    return bool(waiting(manager)) and not coming(manager) and not running(manager)
+    """Whether no job runs, no seat is being cleaned, and the next sandbox waits."""
+    busy = coming(manager) or running(manager) or manager.seats._cleaning
+    return bool(waiting(manager)) and not busy
 
 
 def pids(manager: SandboxManager) -> set[int]:
@@ -53,6 +54,11 @@ def seat_descriptors(manager: SandboxManager) -> int:
     boxes = [*waiting(manager), *coming(manager), *running(manager)]
     each = len(boxes[0].seat.fds()) if boxes else 0
     return each * sum(len(zygote._seats) for zygote in manager._keeper._zygotes)
+
+
+def seat_count(manager: SandboxManager) -> int:
+    """How many seats there are, taken and free."""
+    return len(free_seats(manager)) + len(pids(manager))
 
 
 def own_uid(uid: int) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 TICK = 0.005  # seconds
@@ -79,15 +80,22 @@ def descriptors_of(pid: int) -> Counter[str]:
     return kinds
 
 
-def descriptors_at_rest(pid: int) -> Counter[str]:
-    """The same, once the process has closed what it had for the last fork."""
-    seen = descriptors_of(pid)
+def await_rest(look: Callable[[], Counter[str]]) -> Counter[str]:
+    """What is open once that changes no more: what a fork took is closed a moment later."""
+    seen = look()
     for _ in range(100):
         time.sleep(0.01)
-        last, seen = seen, descriptors_of(pid)
+        last, seen = seen, look()
         if last == seen:
             break
     return seen
+
+
+def name_of(pid: int) -> str:
+    """What a process calls itself; empty when it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def threads_of(pid: int) -> int:

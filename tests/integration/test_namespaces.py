@@ -583,7 +583,7 @@ def test_blocks_of_ids_are_not_shared() -> None:
         two.close()
     again = slotuid.claim(4)
     again.close()
-    assert again.base == one.base
+    assert again.base <= one.base  # given up, it can be had again
     with pytest.raises(NamespaceError, match="slots"):
         slotuid.claim(slotuid.BLOCK)
     assert not slotuid.is_mapped(1 << 32, 1)

@@ -172,7 +172,7 @@ def test_a_job_succeeds(producer: ForeignProducer) -> None:
     assert (body["status"], body["blame"], body["task"]) == ("succeeded", "nobody", "wire.add")
     assert msgpack.unpackb(body["value"]) == 5
     assert (body["attempt"], body["exit_code"]) == (1, 0)
-    assert len(body["usage"]) == 3
+    assert len(body["usage"]) == 4
     assert all(isinstance(seconds, float) and seconds >= 0 for seconds in body["usage"])
     assert isinstance(body["node"], str)
     assert started <= body["finished_at"] <= time.time()
@@ -237,7 +237,7 @@ def test_a_result_over_its_limit_is_not_sent(producer: ForeignProducer) -> None:
         ({"expires": "soon"}, "expires"),
         ({"attempt": 0}, "attempt"),
         ({"limit-result": -1}, "limit-result"),
-        ({"limit-memory": 5}, "limit-memory"),
+        ({"limit-colour": 5}, "limit-colour"),
         ({"task": "wire.nothing"}, "wire.nothing"),
         ({"task": 7}, "task"),
         ({"task": ""}, "task"),

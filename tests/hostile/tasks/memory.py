@@ -66,6 +66,8 @@ def sysv_segment(key: int, most: int) -> str:
     if segment < 0:
         _fail()
     address = _libc.shmat(segment, None, 0)
+    if address == ctypes.c_void_p(-1).value:
+        _fail()
     for at in range(0, most, 4096):
         ctypes.c_byte.from_address(address + at).value = 1
     return "unbounded"
@@ -76,8 +78,10 @@ def in_a_child(most: int, linger: float) -> int:
     """A bomb in a child; how the child ended, after some time."""
     child = os.fork()
     if child == 0:
-        heap.function(most)
-        os._exit(0)
+        try:
+            heap.function(most)
+        finally:
+            os._exit(1)
     _, status = os.waitpid(child, 0)
     time.sleep(linger)
     return os.waitstatus_to_exitcode(status)
@@ -89,10 +93,12 @@ def in_many_children(count: int, each: int) -> str:
     ready, told = os.pipe()
     for _ in range(count):
         if os.fork() == 0:
-            kept = bytearray(b"x") * each
-            os.write(told, b".")
-            time.sleep(20)
-            os._exit(len(kept) & 1)
+            try:
+                kept = bytearray(b"x") * each
+                os.write(told, b".")
+                time.sleep(20 + len(kept) % 2)
+            finally:
+                os._exit(0)
     for _ in range(count):
         os.read(ready, 1)
     return "unbounded"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fumehood.worker.sandbox.confinement import Config, NamespaceError, Report
 
 COMMAND = "from fumehood.worker.sandbox.{module} import main; main({fd})"
+_GUARDED = "from fumehood.worker.sandbox.boot import guarded; guarded({fd})"
 _CONFINED = "from fumehood.worker.sandbox.boot import confined; confined({fd}, {config!r})"
 _FAILED = "namespaces/"  # before the stage, where HELLO_FAILED names a module
 
@@ -29,10 +30,34 @@ def confined_command(control_fd: int, config: Config) -> str:
     return _CONFINED.format(fd=control_fd, config=dict(config))
 
 
+def command(control_fd: int, *, guarded: bool) -> str:
+    """The code that starts a zygote of the trusted profile: what comes after ``python -c``."""
+    return (
+        _GUARDED.format(fd=control_fd) if guarded else COMMAND.format(module="boot", fd=control_fd)
+    )
+
+
 def main(control_fd: int) -> NoReturn:
     """Adopt the orphans of sandboxes, then become the zygote on ``control_fd``."""
     kernel.become_subreaper()
-    _become_zygote(control_fd)
+    zygote = COMMAND.format(module="zygote", fd=control_fd)
+    os.execv(sys.executable, [sys.executable, "-c", zygote])  # noqa: S606
+
+
+def guarded(control_fd: int) -> NoReturn:
+    """``main``, in a Landlock domain that no signal leaves: ``kill(-1, 9)`` spares the node.
+
+    One domain for the zygote and all its sandboxes, taken on before the exec: it costs them
+    nothing, and none of them has to load what it takes.
+    """
+    from fumehood.worker.sandbox import landlock
+
+    try:
+        with landlock.signals_only() as ruleset:
+            landlock.restrict(ruleset.fd)
+    except OSError:  # not in this kernel: what that means, ``fumehood doctor`` tells
+        pass
+    main(control_fd)
 
 
 def confined(control_fd: int, config: Config) -> NoReturn:
@@ -53,11 +78,6 @@ def confined(control_fd: int, config: Config) -> NoReturn:
     except NamespaceError as exc:
         _report_failure(control_fd, exc)
         os._exit(1)
-
-
-def _become_zygote(control_fd: int) -> NoReturn:
-    zygote = COMMAND.format(module="zygote", fd=control_fd)
-    os.execv(sys.executable, [sys.executable, "-c", zygote])  # noqa: S606
 
 
 def _report_failure(control_fd: int, exc: NamespaceError) -> None:

@@ -40,9 +40,7 @@ class Channel:
     any more. Instants are monotonic seconds.
     """
 
-    def __init__(
-        self, ours: socket, buffer: bytearray, on_close: Callable[[int], None]
-    ) -> None:
+    def __init__(self, ours: socket, buffer: bytearray, on_close: Callable[[int], None]) -> None:
         self._socket = ours
         self._on_close = on_close  # told the descriptor before it is closed
         self._buffer = buffer

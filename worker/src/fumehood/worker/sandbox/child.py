@@ -14,6 +14,7 @@ import os
 import sys
 from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, socket, socketpair
 from _struct import Struct
+from errno import EPERM
 from marshal import dumps, loads
 from os import _exit, closerange, dup2, read, setpgid, write
 from time import monotonic
@@ -65,7 +66,7 @@ failing = ""
 
 
 def _fail() -> NoReturn:
-    raise PermissionError(1, "made to fail, for a test")
+    raise PermissionError(EPERM, os.strerror(EPERM))
 
 
 #: Tasks that need nothing but a call: sync, and without values to rebuild. Filled before forking.

@@ -60,9 +60,10 @@ TMPDIR = f"{SPACE}/tmp"  # noqa: S108 - below a mount of the job's own
 class NamespaceError(OSError):
     """A step of the confinement is not to be had here: ``stage``, ``errno``, and a text.
 
-    Stages, in their order: ``uids``, ``user``, ``uid_map``, ``pid``, ``fork``, ``mount``, ``net``,
-    ``ipc``, ``root``, ``proc``, ``dev``, ``etc``, ``code``, ``scratch``, ``pivot``, ``identity``,
-    ``exec``; for each job ``job-namespaces``, ``job-tmp``, ``job-identity``.
+    Stages, about in their order: ``uids``, ``user``, ``uid_map``, ``pid``, ``fork``, ``mount``,
+    ``net``, ``ipc``, ``root``, ``proc``, ``code``, ``dev``, ``etc``, ``scratch``, ``pivot``,
+    ``identity``, ``exec``, and ``inner`` for what was not foreseen; for each job ``job-identity``,
+    ``job-namespaces``, ``job-tmp``.
     """
 
     def __init__(self, stage: str, number: int, detail: str = "") -> None:

@@ -185,6 +185,11 @@ def scope_only() -> Ruleset:
     return Ruleset(0, 0, SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL)
 
 
+def signals_only() -> Ruleset:
+    """Nothing changes but that signals end at the domain. Raises as ``scope_only``."""
+    return Ruleset(0, 0, SCOPE_SIGNAL)
+
+
 def restrict(fd: int) -> None:
     """Take on the ruleset that lies at ``fd``, for good; sets no_new_privs first.
 

@@ -6,7 +6,9 @@ in each sandbox. A step that fails is a failed start, never the task's fault.
 
 from __future__ import annotations
 
+import os
 import sys
+from errno import EPERM
 
 from fumehood.worker.sandbox import capabilities, jobspace, kernel, landlock, seccomp
 from fumehood.worker.sandbox.confinement import WRITABLE, NamespaceError
@@ -14,11 +16,18 @@ from fumehood.worker.sandbox.confinement import WRITABLE, NamespaceError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from typing import NoReturn
 
     from fumehood.worker.sandbox.confinement import Report
 
 _BYTES_PER_INODE = 4096  # one file or folder for each page that its tmp may take
 _INODES_LEAST = 1024
+
+_JOB_STAGES = ("job-namespaces", "job-tmp", "job-identity")
+#: What ``lock`` goes through, in this order, as far as the mechanisms are there.
+STAGES = (*_JOB_STAGES, "capabilities", "landlock", "seccomp")
+#: The stage that is to fail, to test what becomes of it; empty in production.
+failing = ""
 
 _ruleset = -1  # the descriptor of the Landlock rules; -1 where there are none
 _filter: seccomp.Filter | None = None
@@ -59,29 +68,33 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/ld.so.cache", "/e
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
-def stages() -> tuple[str, ...]:
-    """The stages of ``lock``, in their order."""
-    names = ["job-namespaces", "job-tmp", "job-identity", "capabilities"]
-    names += ["landlock"] if _ruleset >= 0 else []
-    names += ["seccomp"] if _filter is not None else []
-    return tuple(names)
+def _fail() -> NoReturn:
+    raise PermissionError(EPERM, os.strerror(EPERM))
 
 
 def lock(slot: int, tmp: int) -> None:
     """In a sandbox: enter its own space, then give up every right that it does not need.
 
     ``slot`` is the number of the seat, ``tmp`` the bytes of its temporary folders. Raises
-    ``NamespaceError``, whose stage is one of ``stages``.
+    ``NamespaceError``, whose stage is one of ``STAGES``.
     """
+    if failing in _JOB_STAGES:
+        raise NamespaceError(failing, EPERM)
     jobspace.enter_job(slot, tmp, max(_INODES_LEAST, tmp // _BYTES_PER_INODE))
     stage = "capabilities"
     try:
+        if failing == stage:
+            _fail()
         capabilities.drop_all()
         if _ruleset >= 0:
             stage = "landlock"
+            if failing == stage:
+                _fail()
             landlock.restrict(_ruleset)
         if _filter is not None:
             stage = "seccomp"
+            if failing == stage:
+                _fail()
             _filter.install()
     except OSError as exc:
         raise NamespaceError(stage, exc.errno or 0, exc.strerror or "") from exc

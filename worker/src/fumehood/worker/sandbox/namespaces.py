@@ -16,13 +16,11 @@ import ctypes
 import errno
 import os
 import resource
-import select
 import signal
-from _socket import AF_UNIX, SOCK_SEQPACKET, sethostname, socket, socketpair
-from marshal import dumps, loads
+from _socket import sethostname, socket
 from typing import NoReturn
 
-from fumehood.worker.sandbox import kernel, mounts, slotuid
+from fumehood.worker.sandbox import kernel, mounts, outer, slotuid
 from fumehood.worker.sandbox.confinement import Config, NamespaceError, Report
 from fumehood.worker.sandbox.layout import plan, stage
 from fumehood.worker.sandbox.newroot import Builder
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 
 _HOST = "sandbox"
 _NOBODY = 65534
-_GRACE = 6000  # milliseconds; the zygote gives its sandboxes 5 s to end
-_MAP = "map"  # what the inner process asks the outer one for, where a failure names its stage
 _PR_SET_PDEATHSIG, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 47, 2
 _CAP_SYS_ADMIN = 21
 _CAPS_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
@@ -62,9 +58,9 @@ def confine(config: Config, control_fd: int, become: Callable[[Report], NoReturn
     way.prepare()
     with stage("pid"):
         mounts.unshare(mounts.NEWPID)
-    pid, link = _fork(lambda link: way.live(link, become))
-    _attend(pid, link, config)
-    _wait(pid, control_fd)
+    pid, link = outer.fork(lambda link: way.live(link, become))
+    outer.attend(pid, link, config["uids"], config["slots"] + 1)
+    outer.wait(pid, control_fd)
 
 
 def _report(config: Config, errors: dict[str, str]) -> Report:
@@ -120,7 +116,7 @@ class _Way:
             # After the identity, for a change of that clears it.
             kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         self._check_code()
-        if _is_closed(link):  # the outer process died before it could take this one along
+        if outer.is_gone(link):  # the outer process died before it could take this one along
             os._exit(1)
         with stage("exec"):
             become(self.report)
@@ -191,9 +187,9 @@ class _AsUser(_Way):
         with stage("user"):
             mounts.unshare(mounts.NEWUSER)
         with stage("uid_map"):
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", f"{self.uid} {self.uid} 1")
-            _write("/proc/self/gid_map", f"{self.gid} {self.gid} 1")
+            outer.write("/proc/self/setgroups", "deny")
+            outer.write("/proc/self/uid_map", f"{self.uid} {self.uid} 1")
+            outer.write("/proc/self/gid_map", f"{self.gid} {self.gid} 1")
         self.report["user"] = True
 
     def accounts(self) -> dict[str, int]:
@@ -207,11 +203,23 @@ def _enter_user_namespace(link: socket, flags: int) -> None:
     """Enter a new one and become its root. Raises ``OSError``."""
     with stage("user"):
         mounts.unshare(flags)
-    link.send(dumps((_MAP, 0, "")))
-    if not link.recv(1):
-        os._exit(1)
+    outer.ask_for_map(link)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def _has_user_namespaces(config: Config, errors: dict[str, str]) -> bool:
+    """Try one: a process that is in one that cannot be used has no way back."""
+    pid, link = outer.fork(lambda link: _enter_user_namespace(link, mounts.NEWUSER))
+    try:
+        outer.attend(pid, link, config["uids"], config["slots"] + 1)
+    except NamespaceError as exc:
+        errors["user"] = str(exc)
+        return False
+    _, status = os.waitpid(pid, 0)
+    if status:
+        errors["user"] = f"its first process ended with wait status {status}"
+    return status == 0
 
 
 def _keep_sys_admin() -> None:
@@ -226,94 +234,3 @@ def _keep_sys_admin() -> None:
                 return
     number = ctypes.get_errno()
     raise OSError(number, f"capabilities: {os.strerror(number)}")
-
-
-# --- the outer process ----------------------------------------------------------------------
-
-
-def _has_user_namespaces(config: Config, errors: dict[str, str]) -> bool:
-    """Try one: a process that is in one that cannot be used has no way back."""
-    pid, link = _fork(lambda link: _enter_user_namespace(link, mounts.NEWUSER))
-    try:
-        _attend(pid, link, config)
-    except NamespaceError as exc:
-        errors["user"] = str(exc)
-        return False
-    _, status = os.waitpid(pid, 0)
-    if status:
-        errors["user"] = f"its first process ended with wait status {status}"
-    return status == 0
-
-
-def _fork(inner: Callable[[socket], None]) -> tuple[int, socket]:
-    """Run ``inner`` in a new process; what it raises goes through the link that both have."""
-    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-    with stage("fork"):
-        pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, ours
-    code = 1
-    try:
-        ours.close()
-        inner(theirs)
-        code = 0
-    except NamespaceError as exc:
-        theirs.send(dumps((exc.stage, exc.errno, exc.strerror)))
-    except OSError as exc:
-        theirs.send(dumps(("inner", exc.errno or 0, str(exc))))
-    except BaseException as exc:
-        theirs.send(dumps(("inner", 0, f"{type(exc).__name__}: {exc}"[:1000])))
-    finally:
-        os._exit(code)
-
-
-def _attend(pid: int, link: socket, config: Config) -> None:
-    """Serve the inner process until it has become another or is gone; raise what it reports."""
-    while frame := link.recv(4096):
-        name, number, text = loads(frame)  # noqa: S302 - from a fork of this process
-        try:
-            if name != _MAP:
-                raise NamespaceError(name, number, text)
-            with stage("uid_map"):
-                _map_ids(pid, config["uids"], config["slots"] + 1)
-            link.send(b"1")
-        except NamespaceError:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
-
-
-def _map_ids(pid: int, base: int, count: int) -> None:
-    _write(f"/proc/{pid}/uid_map", f"0 {base} {count}")
-    _write(f"/proc/{pid}/gid_map", f"0 {base} {count}")
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-def _is_closed(link: socket) -> bool:
-    poll = select.poll()
-    poll.register(link.fileno(), 0)  # which leaves the hang-up
-    return bool(poll.poll(0))
-
-
-def _wait(pid: int, control_fd: int) -> NoReturn:
-    """Wait for the end of the inner process, or of the manager; then end."""
-    _write("/proc/self/comm", "fumehood-outer")
-    pidfd = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.register(control_fd, 0)
-    if pidfd not in dict(poll.poll()):
-        # The zygote sees that too, unless a module that it imports hangs.
-        poll.unregister(control_fd)
-        if not poll.poll(_GRACE):
-            os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))

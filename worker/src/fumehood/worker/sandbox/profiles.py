@@ -32,6 +32,7 @@ class Profiles:
         self._floor: Profile = floor
         self._managers: dict[Profile, SandboxManager] = {floor: make(floor)}
         self._refusal = ""  # why untrusted jobs are not run here
+        self._stopped = False
 
     async def start(self, *, untrusted_too: bool = False) -> None:
         """Start what is needed. Raises ``SandboxUnavailable``.
@@ -39,6 +40,7 @@ class Profiles:
         With the floor at ``trusted``, untrusted jobs that cannot be run are refused one by one;
         with ``untrusted_too`` their manager is started though no task is declared so.
         """
+        self._stopped = False
         if self._floor == "untrusted":
             await self._open("untrusted")
             return
@@ -52,6 +54,8 @@ class Profiles:
                 log.error("untrusted jobs are refused on this host", extra={"cause": exc})
 
     async def _open(self, profile: Profile) -> SandboxManager:
+        if self._stopped:  # while another one was being started
+            raise SandboxUnavailable("the sandboxes were stopped")
         if profile not in self._managers:
             self._managers[profile] = self._make(profile)
         manager = self._managers[profile]
@@ -65,6 +69,7 @@ class Profiles:
 
     async def stop(self) -> None:
         """Kill what runs and leave no process behind. Idempotent."""
+        self._stopped = True
         for manager in list(self._managers.values()):
             await manager.stop()
 

@@ -195,6 +195,7 @@ class Zygote:
             return
         from fumehood.worker.sandbox import lockdown
 
+        lockdown.failing = child.failing
         lockdown.prepare(self._report, disabled)
         child.lock = lockdown.lock
 

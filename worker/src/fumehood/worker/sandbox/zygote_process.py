@@ -264,7 +264,7 @@ class ZygoteProcess:
 
 
 def _launch(config: ZygoteConfig, fd: int) -> subprocess.Popen[bytes]:
-    command = boot.COMMAND.format(module="boot", fd=fd)
+    command = boot.command(fd, guarded="landlock" not in config.disabled)
     if config.confinement is not None:
         command = boot.confined_command(fd, config.confinement)
     try:
