@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fumehood.common import Blame, Limits, Outcome, Status
+from fumehood.common.errors import DecodeError
 from fumehood.common.task import Call
 from hostile.outside import Outside
 
@@ -162,7 +163,10 @@ def describe(outcome: Outcome) -> str:
 def _short(outcome: Outcome) -> str:
     try:
         return repr(outcome.value)[:300]
-    except ValueError as exc:  # a number of thousands of digits, or what cannot be decoded
+    except (
+        ValueError,
+        DecodeError,
+    ) as exc:  # a number of thousands of digits, or what cannot be decoded
         return f"<{exc}>"
 
 

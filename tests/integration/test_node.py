@@ -25,7 +25,6 @@ from fumehood.common.errors import (
     JobExpired,
     JobFailed,
     JobLimitExceeded,
-    JobRejected,
     JobTimedOut,
 )
 from fumehood.worker import Worker

@@ -130,3 +130,38 @@ async def test_cancelling_a_job_by_its_id(disable: tuple[str, ...], tmp_path: Pa
         outcome = await running
         assert outcome.status is Status.CANCELLED
         assert "in hang_when_told" in outcome.stack
+
+
+# --- soft timeouts --------------------------------------------------------------------------
+
+
+def test_a_soft_timeout_lets_a_task_clean_up(bench: Bench) -> None:
+    outcome = bench.run(tasks.clean_up.call(30.0), timeout=20.0)
+    assert (outcome.status, outcome.value) == (Status.SUCCEEDED, "cleaned up")
+    assert outcome.usage.wall >= 0.1
+    assert bench.run(tasks.clean_up.call(0.0)).value == "finished"
+
+
+def test_a_soft_timeout_in_coroutines(bench: Bench) -> None:
+    outcome = bench.run(tasks.clean_up_async.call(30.0), timeout=20.0)
+    assert (outcome.status, outcome.value) == (Status.SUCCEEDED, "cleaned up")
+    assert bench.run(tasks.spin_async.call(), timeout=20.0).value == "cleaned up"
+    assert bench.run(tasks.clean_up_async.call(0.0)).value == "finished"
+
+
+def test_a_soft_timeout_that_nobody_catches(bench: Bench) -> None:
+    outcome = bench.run(tasks.raise_on.call(), timeout=20.0)
+    assert (outcome.status, outcome.blame) == (Status.FAILED, Blame.TASK)
+    assert outcome.error is not None
+    assert outcome.error.type == "fumehood.common.context.SoftTimeout"
+
+
+def test_a_soft_timeout_is_no_way_around_the_timeout(bench: Bench) -> None:
+    outcome = bench.run(tasks.go_on_regardless.call(), timeout=0.4)
+    assert (outcome.status, outcome.limit_value) == (Status.TIMED_OUT, 0.4)
+    assert "go_on_regardless" in outcome.stack
+
+
+def test_a_timeout_below_the_soft_one(bench: Bench) -> None:
+    outcome = bench.run(tasks.clean_up.call(30.0), timeout=0.05)
+    assert outcome.status is Status.TIMED_OUT

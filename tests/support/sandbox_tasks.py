@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import ctypes
 import enum
 import faulthandler
@@ -24,7 +25,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fumehood.common import current_job, task
+from fumehood.common import SoftTimeout, current_job, task
 from fumehood.common.errors import DecodeError
 
 JOB_FD = 3
@@ -527,3 +528,47 @@ def forge_and_exit(frame: bytes, code: int) -> None:
 def forge_and_hang(frame: bytes) -> None:
     os.write(JOB_FD, frame)
     time.sleep(300)
+
+
+@task(soft_timeout=0.1)
+def clean_up(seconds: float) -> str:
+    """Ends a little after its soft timeout, with what it has."""
+    try:
+        time.sleep(seconds)
+    except SoftTimeout:
+        return "cleaned up"
+    return "finished"
+
+
+@task(soft_timeout=0.1)
+def go_on_regardless() -> None:
+    """Takes no notice of anything."""
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(0.01)
+
+
+@task(soft_timeout=0.1)
+async def clean_up_async(seconds: float) -> str:
+    """The same, in a coroutine that gives its loop time."""
+    try:
+        await asyncio.sleep(seconds)
+    except SoftTimeout:
+        return "cleaned up"
+    return "finished"
+
+
+@task(soft_timeout=0.1)
+def raise_on() -> None:
+    """Does nothing about it."""
+    time.sleep(30)
+
+
+@task(soft_timeout=0.1)
+async def spin_async() -> str:
+    """Does not give its loop any time."""
+    try:
+        while True:
+            pass
+    except SoftTimeout:
+        return "cleaned up"

@@ -21,7 +21,8 @@ _REFUSED_SOMEHOW = Expect(Status.SUCCEEDED, where={"it is refused": _not_done})
 # Of the filter alone; without it these are an ordinary user's right.
 _ANYBODYS = {"io_uring_setup", "userfaultfd", "keyctl", "personality", "unshare-user",
              "unshare-user-high-bits", "add_key", "seccomp-listener", "perf_event_open",
-             "unshare-mount", "unshare-net", "kcmp", "request_key"}  # fmt: skip
+             "unshare-mount", "unshare-net", "kcmp", "request_key", "process_vm_readv",
+             "process_vm_writev"}  # fmt: skip
 _X86 = platform.machine() == "x86_64"
 
 

@@ -157,7 +157,7 @@ def _serve() -> None:
             write(JOB, protocol.pack(protocol.REFUSED, str(exc)[:2000]))
             _leave(0)
         function = plain_tasks.get(name)
-        value = _run(name, args, kwargs) if function is None else function(*args, **kwargs)
+        value = _run(name, args, kwargs, soft) if function is None else function(*args, **kwargs)
         try:
             data = pack(value)
         except Exception:  # rarer types, or what cannot be carried at all
@@ -247,13 +247,17 @@ def _receive_arguments() -> bytes:
         return file.read()
 
 
-def _run(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _run(name: str, args: list[Any], kwargs: dict[str, Any], soft: bool) -> Any:
     task = registry.get(name)
     args, kwargs = task.plan.arguments(args, kwargs)
     if not task.is_async:
         return task.function(*args, **kwargs)
     import asyncio
 
+    if soft:
+        from fumehood.worker.sandbox import soft as softly
+
+        return softly.run(task.function(*args, **kwargs), SOFT_SIGNAL)
     return asyncio.run(task.function(*args, **kwargs))
 
 
