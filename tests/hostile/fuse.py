@@ -52,8 +52,7 @@ class DeadFileSystem:
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
-                request = os.read(self._fd, _READ_MAX)
+            while request := os.read(self._fd, _READ_MAX):
                 _, opcode, unique, *_ = _REQUEST.unpack_from(request)
                 if opcode == _INIT:
                     self._greet(request, unique)

@@ -80,6 +80,7 @@ class Stage:
         self.outside = self._closing.enter_context(Outside())
         self._set_environment()
         self._closing.callback(outside_module.sweep)
+        self._older = set(cgroups_of(os.getpid()))
         settings = make_settings(
             self.scene.disable, sandbox_env=(_MARK_VARIABLE,), untrusted_requires=()
         )
@@ -127,8 +128,8 @@ class Stage:
     def stop(self) -> list[str]:
         """End everything; complaints about what is left then (I5)."""
         self._closing.close()
-        left = watch.marked(MARK)
-        found = [f"I5: a cgroup is left: {path}" for path in cgroups_of(os.getpid())]
+        left, left_over = watch.marked(MARK), set(cgroups_of(os.getpid())) - self._older
+        found = [f"I5: a cgroup is left: {path}" for path in left_over]
         found += [f"I3: processes are left at the end: {left}"] * bool(left)
         return found + self._faults
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.aio import async_test, until
-from support.sandboxes import Bench, is_alive, make_settings
+from support.sandboxes import Bench, cgroups_of, descendants, is_alive, make_settings
 
 from fumehood.common import Blame, Limits, Outcome, Status
 from fumehood.worker import Sandbox
@@ -84,6 +84,12 @@ async def test_a_sandbox_that_does_not_become_ready(
         assert (await sandbox.run(canary.ping.call(1), 10.0)).value == 2
 
 
+def _in_the_kernel() -> list[int]:
+    """Processes below this one that wait where no signal reaches."""
+    states = {pid: Path(f"/proc/{pid}/stat") for pid in descendants(os.getpid())}
+    return [pid for pid, stat in states.items() if stat.exists() and ") D " in stat.read_text()]
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/dev/fuse").exists(), reason="root and /dev/fuse are needed"
 )
@@ -109,6 +115,8 @@ async def test_what_cannot_be_killed(disable: tuple[str, ...], tmp_path: Path) -
             assert (await sandbox.run(canary.ping.call(1), 10.0)).value == 2
         finally:
             await asyncio.to_thread(dead.__exit__, None, None, None)
+            await until(lambda: not _in_the_kernel(), "the end of what could not be killed")
+    assert not cgroups_of(os.getpid())
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -109,6 +109,6 @@ CASES = [
            trusted=AnyOf((PROTOCOL, _HONEST[end])))
       for first, second in (("value", "value"), ("value", "progress"), ("error", "value"))
       for end in ("killed", "exits", "hangs")),
-    Case(id="ten-thousand-frames", call=wire.break_off_between.call([b"P\x90"] * 10_000, "exits"),
+    Case(id="ten-thousand-frames", call=wire.break_off_between.call([b"?\x90"] * 10_000, "exits"),
          trusted=PROTOCOL),
 ]  # fmt: skip
