@@ -126,7 +126,9 @@ class Case:
     timeout: float = 10.0  # seconds
     late: float = 1.0
     arguments: bytes | None = None  # in place of the call's own, as a forged message has them
-    loses_zygote: frozenset[str] = frozenset()  # without which mechanisms it may
+    loses_zygote: frozenset[str] = (
+        frozenset()
+    )  # without which mechanisms, or under which profile, it may
     alone: bool = False  # whether neighbours would be slowed by it, or it by them
     after: Callable[[Outside], str] | None = None  # a complaint about what is left, or ""
     tidy: Callable[[Outside], None] | None = None  # takes away what was a trusted job's to leave
@@ -134,7 +136,9 @@ class Case:
     @property
     def needs(self) -> frozenset[str]:
         """The mechanisms without which something else is expected."""
-        return frozenset(part for key in self.without for part in _parts(key)) | self.loses_zygote
+        return frozenset(part for key in self.without for part in _parts(key)) | (
+            self.loses_zygote - {"trusted", "untrusted"}
+        )
 
     def expectation(self, profile: Profile, lost: frozenset[str]) -> Expectation | NotRun:
         """What must become of it under a profile where some mechanisms are lost."""

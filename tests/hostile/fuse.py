@@ -19,7 +19,7 @@ _REQUEST = struct.Struct("<IIQQIIII")  # struct fuse_in_header
 _REPLY = struct.Struct("<IiQ")  # struct fuse_out_header
 _INIT_REPLY = struct.Struct("<IIIIHHI")  # the first 24 bytes of struct fuse_init_out
 _READ_MAX = 1 << 17
-_MNT_DETACH = 2
+_MNT_FORCE, _MNT_DETACH = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,8 +46,10 @@ class DeadFileSystem:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        _libc.umount2(os.fsencode(self.where), _MNT_DETACH)
-        os.close(self._fd)  # ends the connection, and with it every wait
+        target = os.fsencode(self.where)
+        _libc.umount2(target, _MNT_FORCE)  # ends every wait
+        _libc.umount2(target, _MNT_DETACH)
+        os.close(self._fd)
         self.where.rmdir()
 
     def _serve(self) -> None:

@@ -232,7 +232,7 @@ class Stage:
         self._peace.settle()
         found = self._peace.complaints(self.outside)
         if self._peace.is_new():
-            if not any(case.loses_zygote & self.lost for case in cases):
+            if not any(case.loses_zygote & {*self.lost, self.scene.profile} for case in cases):
                 found.append("I2: the zygote is not the same any more")
             self._learn()
         return found

@@ -10,7 +10,7 @@ from support.sandboxes import Bench, cgroups_of, make_settings, newcomers
 
 from fumehood.common import Blame, Status
 from fumehood.worker import Sandbox
-from fumehood.worker.sandbox import child
+from fumehood.worker.sandbox import child, lockdown
 from fumehood.worker.sandbox.killer import children_of
 from hostile.case import Profile
 from hostile.fixtures import PROFILES
@@ -24,8 +24,13 @@ def _sandbox(profile: Profile, *disable: str) -> Sandbox:
     return Sandbox(_MODULES, 1, profile, settings=settings)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("stage", child.STAGES)
+_STAGES: list[tuple[Profile, str]] = [
+    *(("trusted", stage) for stage in child.STAGES),
+    *(("untrusted", stage) for stage in (*child.STAGES, *lockdown.STAGES)),
+]
+
+
+@pytest.mark.parametrize(("profile", "stage"), _STAGES)
 def test_a_stage_that_fails(profile: Profile, stage: str, caplog: pytest.LogCaptureFixture) -> None:
     import os
 

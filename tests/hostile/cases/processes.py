@@ -42,6 +42,8 @@ _LEAVES = {"plain": 2, "deaf": 2, "reaper": 4, "stopped": 2, "nameless": 2, "clo
 # Where a signal is not denied it hits: of a trusted job's own kind, and of its zygote.
 _REACHES = one_of("done", *REFUSED)
 
+_LOSES_ZYGOTE = frozenset({"landlock", "trusted"})
+
 CASES = [
     # The kernel refuses: the task sees BlockingIOError, threads a RuntimeError.
     Case(id="fork-bomb", call=processes.fork_bomb.call(100), limits=_FEW,
@@ -78,15 +80,15 @@ CASES = [
     Case(id="exec-and-hang", call=processes.exec_a_sleeper.call(), timeout=_HALF,
          trusted=timed_out(), untrusted=AnyOf((timed_out(), failed()))),
 
-    # What a job may signal ends with the job, or with its zygote where nothing denies it.
-    Case(id="kill-parent", call=processes.kill_parent.call(), trusted=denied,
-         untrusted=one_of("done", "ESRCH", *REFUSED), loses_zygote=frozenset({"landlock"}),
-         without={"trusted:landlock": _REACHES}),
-    Case(id="stop-parent", call=processes.stop_parent.call(), trusted=denied,
-         untrusted=one_of("done", "ESRCH", *REFUSED), loses_zygote=frozenset({"landlock"}),
-         without={"trusted:landlock": NotRun("that it is replaced is test_sandbox_life's")}),
+    # A trusted job's signals end at the domain that it shares with its zygote and its siblings: the
+    # node is out of reach, and a zygote that is lost is replaced.
+    Case(id="kill-parent", call=processes.kill_parent.call(), trusted=_REACHES, alone=True,
+         untrusted=one_of("done", "ESRCH", *REFUSED), loses_zygote=_LOSES_ZYGOTE),
+    Case(id="stop-parent", call=processes.stop_parent.call(),
+         trusted=NotRun("that it is replaced is test_sandbox_life's"),
+         untrusted=one_of("done", "ESRCH", *REFUSED), loses_zygote=frozenset({"landlock"})),
     Case(id="kill-everything", call=lambda o: processes.kill_everything.call(o.decoy.pid),
-         trusted=value("survived"), alone=True, loses_zygote=frozenset({"landlock"}),
+         trusted=value("survived"), alone=True, loses_zygote=_LOSES_ZYGOTE,
          without={"trusted:landlock": value("reachable"),
                   "untrusted:landlock+namespaces": one_of("survived", "reachable")}),
     Case(id="signal-outside",
@@ -96,8 +98,8 @@ CASES = [
                   "untrusted:landlock+namespaces+root":
                   NotRun("nothing is left that could deny it")}),
     Case(id="kill-groups", call=processes.kill_groups.call(),
-         trusted=one_of("no other", "ESRCH", *REFUSED),
-         without={"trusted:landlock": one_of("done", "no other", "ESRCH", *REFUSED)}),
+         trusted=one_of("done", "no other", "ESRCH", *REFUSED),
+         untrusted=one_of("no other", "ESRCH", *REFUSED)),
 
     Case(id="press-ahead", call=processes.press_ahead.call(), timeout=_HALF, trusted=timed_out(),
          alone=True),

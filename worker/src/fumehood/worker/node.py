@@ -65,7 +65,8 @@ class Node:
         if not self._settings.sandbox_enabled:
             log.warning(LOST)
             return InlineRunner(self._modules, self._slots)
-        return Profiles(make_manager(self._settings, self._modules, self._slots))
+        make = make_manager(self._settings, self._modules, self._slots, examine_all=True)
+        return Profiles(make)
 
     def _make_fallback(self) -> Runner | None:
         if not (self._settings.sandbox_fallback and self._settings.sandbox_enabled):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+from errno import ESRCH
 from typing import TYPE_CHECKING
 
 from fumehood.common.limits import Limits
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _LOOK_LEAST, _LOOK_MOST = 0.01, 1.0  # seconds between two looks at CPU time
 _LOOK_MEMORY = 0.05  # seconds; how long a job without memory cgroup can be above its limit
+Rlimit = tuple[int, int, int]  # which, soft, hard
 _PAGE = os.sysconf("SC_PAGESIZE")
 _CORES = os.cpu_count() or 1
 
@@ -44,19 +46,30 @@ class Bounds:
     def _looks_at_memory(self) -> bool:
         return self._limits.memory is not None and not self._counts_memory
 
-    def hold(self, pid: int) -> None:
-        """Have the kernel enforce them on process ``pid``. Raises ``OSError``."""
+    def hold(self, pid: int) -> list[Rlimit]:
+        """Have the kernel enforce them on process ``pid``; what it has to set itself, as setrlimit.
+
+        That is what may be set of a process of another user by the right to do so alone. Raises
+        ``OSError``.
+        """
+        if pid <= 0:
+            raise ProcessLookupError(ESRCH, "it has ended")
         self._pid = pid
         if self._leaf is not None:
             self._leaf.limit(self._limits.memory, self._limits.processes)
             self._leaf.begin()
         if self._looks_at_memory:
             self._shared = memory_watch.resident([pid])
-        for which, least, most in self._rlimits(pid):
-            resource.prlimit(pid, which, (least, most))
+        left: list[Rlimit] = []
+        for each in self._rlimits(pid):
+            try:
+                resource.prlimit(pid, each[0], each[1:])
+            except PermissionError:
+                left.append(each)
+        return left
 
-    def _rlimits(self, pid: int) -> list[tuple[int, int, int]]:
-        limits, found = self._limits, list[tuple[int, int, int]]()
+    def _rlimits(self, pid: int) -> list[Rlimit]:
+        limits, found = self._limits, list[Rlimit]()
         if limits.cpu is not None:
             # One more second until the SIGKILL, for a task that ignores SIGXCPU.
             seconds = math.ceil(limits.cpu)
@@ -91,8 +104,11 @@ class Bounds:
             return KillReason.CPU
         if limits.memory is not None and self._looks_at_memory:
             pids = {self._pid, *descendants_of(self._pid)}
-            self._resident = max(self._resident, memory_watch.resident(pids) - self._shared)
-            if self._resident > limits.memory:
+            held = memory_watch.at_most(pids) - self._shared
+            if held > limits.memory:  # only then is it worth a look that takes longer
+                held = memory_watch.resident(pids) - self._shared
+            self._resident = max(self._resident, held)
+            if held > limits.memory:
                 return KillReason.MEMORY
         return None
 

@@ -13,7 +13,7 @@ import os
 import struct
 import time
 from _socket import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fumehood.common.codec import decode
@@ -57,11 +57,14 @@ class Channel:
         """Its descriptor; -1 when it is closed."""
         return self._socket.fileno()
 
-    def give(self, job: Job) -> None:
-        """Hand over a job. A sandbox that is gone takes none; its end is reported elsewhere."""
+    def give(self, job: Job, rlimits: Sequence[tuple[int, int, int]]) -> None:
+        """Hand over a job, and the limits that the sandbox has to set for itself.
+
+        A sandbox that is gone takes none; its end is reported elsewhere.
+        """
         self.job, self.given_at = job, time.monotonic()
         try:
-            send_job(self._socket, job)
+            send_job(self._socket, job, rlimits)
         except OSError:
             pass
 
@@ -88,7 +91,7 @@ class Channel:
             return False
         fds: list[int] = []
         try:
-            frame, fds = protocol.receive(self._socket, self._buffer, max_fds=1)
+            frame, fds = self._receive()
             if frame:
                 self._take(bytes(frame[:1]), frame[1:], fds)
                 return True
@@ -103,6 +106,13 @@ class Channel:
             for fd in fds:
                 os.close(fd)
         return False
+
+    def _receive(self) -> tuple[memoryview, list[int]]:
+        try:
+            return protocol.receive(self._socket, self._buffer, max_fds=1)
+        except ConnectionResetError:
+            # It has ended with a frame of ours unread. That is told once, before what it had sent.
+            return protocol.receive(self._socket, self._buffer, max_fds=1)
 
     def _break_off(self, fault: str) -> None:
         self.fault = self.fault or fault
@@ -135,7 +145,7 @@ class Channel:
             log.exception("a progress listener raised", extra={"job": job.job_id})
 
 
-def send_job(channel: socket, job: Job) -> None:
+def send_job(channel: socket, job: Job, rlimits: Sequence[tuple[int, int, int]] = ()) -> None:
     """Hand over a job. Raises ``OSError`` when nobody is there any more."""
     inline = len(job.arguments) <= protocol.ARGUMENTS_MAX
     frame = protocol.pack_job(
@@ -147,6 +157,7 @@ def send_job(channel: socket, job: Job) -> None:
         job.result_max,
         job.arguments if inline else None,
         job.soft_timeout is not None and job.soft_timeout < job.timeout,
+        tuple(rlimits),
     )
     channel.send(frame)
     if not inline:

@@ -141,7 +141,9 @@ def _serve() -> None:
     if not frame:
         _exit(0)  # the manager has no use for this sandbox any more
     fields = loads(frame)  # noqa: S302 - from the manager, which runs the same interpreter
-    _, name, _, _, _, result_max, arguments, soft = fields
+    _, name, _, _, _, result_max, arguments, soft, rlimits = fields
+    if rlimits:
+        _limit_itself(rlimits)
     if soft:
         signal(SOFT_SIGNAL, _raise_soft_timeout)
     started = monotonic()
@@ -191,7 +193,7 @@ def rehearse() -> None:
     _exit = _stay
     try:
         for _ in range(_REHEARSALS):
-            ours.send(dumps(("", _REHEARSAL, 1, "", 1.0, 1 << 20, _REHEARSED_ARGUMENTS, False)))
+            ours.send(dumps(("", _REHEARSAL, 1, "", 1.0, 1 << 20, _REHEARSED_ARGUMENTS, False, ())))
             try:
                 _serve()
             except _Rehearsed:
@@ -211,6 +213,13 @@ def _stay(status: int) -> NoReturn:
 
 def _rehearsed_task(value: int) -> int:
     return value
+
+
+def _limit_itself(rlimits: tuple[tuple[int, int, int], ...]) -> None:
+    import resource
+
+    for which, soft, hard in rlimits:
+        resource.setrlimit(which, (soft, hard))
 
 
 def _raise_soft_timeout(*_: object) -> NoReturn:
@@ -233,7 +242,7 @@ def _unpack(arguments: bytes) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _current_job(fields: tuple[Any, ...], started: float) -> context.CurrentJob:
-    job_id, name, attempt, token, timeout, _, _, _ = fields
+    job_id, name, attempt, token, timeout, _, _, _, _ = fields
     report = _reporter() if registry.get(name).options.progress else None
     return context.CurrentJob(job_id, name, attempt, token, timeout, started + timeout, report)
 

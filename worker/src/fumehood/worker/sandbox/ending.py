@@ -52,6 +52,7 @@ class Ending:
         self.quarantined = False  # something could not be killed
         self.orphaned = False  # its zygote is gone
         self.over = False
+        self._relayed = True  # whether the zygote reports the exit
         self._seat = seat
         self._around = around
         self._hooks = hooks
@@ -59,7 +60,7 @@ class Ending:
 
     def began(self, pid: int, pidfd: int, *, watched: bool) -> None:
         """The process exists. With ``watched`` nobody but the kernel reports its end."""
-        self.pid, self.pidfd = pid, pidfd
+        self.pid, self.pidfd, self._relayed = pid, pidfd, not watched
         if watched:
             self._around.poller.add(pidfd, self._on_end_of_process)
 
@@ -152,11 +153,8 @@ class Ending:
         if not self.is_dead():
             return  # meant for a descriptor that had this number before
         self._around.poller.remove(self.pidfd)
-        first = 0.0 if self.orphaned else _REPORT_MAX
-        status = kernel.remembered_status(self.pidfd)
-        if status is not None:
-            self.on_exited(status, None, 0)
-            return
+        # A zygote that relays knows more: the CPU time, and what the process has left behind.
+        first = _REPORT_MAX if self._relayed and not self.orphaned else 0.0
         self._around.loop.call_later(first, self._ask_how_it_ended, _ASK_TIMES)
 
     def _ask_how_it_ended(self, times: int) -> None:

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import tempfile
+import threading
 import time
 from errno import errorcode
 
@@ -111,11 +112,13 @@ def _fork(live: Callable[[], object], *close: int) -> int:
 
 
 @task
-def hang_here(mark: str) -> None:
-    """Leave a process of that name which has detached itself, and never come back."""
+def hang(mark: str) -> None:
+    """Leave a process of that name which has detached itself, and never come back.
+
+    It hangs in the standard library: of a stack, frames of this folder are not shown.
+    """
     _fork(lambda: (os.setsid(), _fork(lambda: _linger(mark))))
-    while True:
-        time.sleep(_LIFE_MAX)
+    threading.Event().wait()
 
 
 def _linger(mark: str) -> None:
@@ -160,7 +163,7 @@ def reach_processes(pids: Mapping[str, int], victim: int) -> dict[str, dict[str,
     }
     signals = {name: acts.send_signal(pid, 0) for name, pid in targets.items()}
     signals["a neighbour"] = acts.send_signal(victim, signal.SIGTERM)
-    own = {"environ": acts.read("/proc/self/environ"), "signal": acts.attempt(_signal_itself)}
+    own = {"status": acts.read("/proc/self/status"), "signal": acts.attempt(_signal_itself)}
     return {"spied": spied, "signals": signals, "own": own}
 
 
@@ -195,10 +198,18 @@ def reach_files(
     """Open code to change it, files of the host to read them, and cgroups to leave them."""
     return {
         "code": {path: acts.open_to_write(path) for path in code},
+        "mounts": {path: _how_mounted(path) for path in code},
         "own": {"read": acts.read(__file__), "read os": acts.read(os.__file__)},
         "hidden": {path: acts.read(path) for path in hidden},
         "cgroups": {path: acts.open_to_write(path) for path in cgroups},
     }
+
+
+def _how_mounted(path: str) -> str:
+    try:
+        return "ro" if os.statvfs(path).f_flag & os.ST_RDONLY else "rw"
+    except OSError:
+        return ""
 
 
 @task
@@ -210,7 +221,6 @@ def reach_kernel() -> dict[str, Any]:
     rights = {
         "chroot": acts.attempt(lambda: os.chroot("/")),
         "groups": acts.attempt(lambda: os.setgroups([])),
-        "priority": acts.attempt(lambda: os.setpriority(os.PRIO_PROCESS, 0, -1)),
     }
     return {"calls": calls, "own": own, "status": status, "rights": rights}
 

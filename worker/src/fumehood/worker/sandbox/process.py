@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from fumehood.worker.sandbox.zygote_process import ZygoteProcess
 
 _START_MAX = 10.0  # seconds from dispatch to READY
+_OOM_STEP, _OOM_LOOKS = (
+    0.002,
+    50,
+)  # seconds between looks whether the kernel has killed, and how many
 _FLOOD = 64  # times its output limit that an untrusted job may write before it is killed
 
 
@@ -91,7 +95,8 @@ class SandboxProcess:
     def on_forked(self, pid: int, pidfd: int, *, watched: bool) -> None:
         """It exists: it is parked from here on. ``watched``: as in ``Ending.began``."""
         self.ending.began(pid, pidfd, watched=watched)
-        self.seat.guard(pid)
+        if pid:
+            self.seat.guard(pid)
         if self.on_parked is not None:
             self.on_parked(self)
 
@@ -145,12 +150,12 @@ class SandboxProcess:
         self._stdout.keep = self._stderr.keep = job.output_max
         self._bounds = Bounds(job.limits, self.seat.leaf, own_uid=self._around.own_uids)
         try:
-            self._bounds.hold(self.ending.pid)
+            left = self._bounds.hold(self.ending.pid)
         except OSError as exc:
             self._channel.setup_fault = ("limits", exc.errno, str(exc))
             self.kill(KillReason.START)
             return self.outcome
-        self._channel.give(job)
+        self._channel.give(job, left)
         self._arm()
         self._watch_bounds()
         self._around.poller.soon(self._watch)
@@ -204,10 +209,14 @@ class SandboxProcess:
         if delay is not None:
             self._look_timer = self._around.loop.call_later(delay, self._look)
 
-    def _on_oom(self) -> None:
+    def _on_oom(self, looks: int = _OOM_LOOKS) -> None:
         # Where the kernel kills one process of a job for memory, the job is over all the same.
-        if self._bounds is not None and self._bounds.ran_out_of_memory():
+        if self._bounds is None or self.ended:
+            return
+        if self._bounds.ran_out_of_memory():
             self.kill(KillReason.MEMORY)
+        elif looks > 0:  # v1 tells of it before it has killed
+            self._around.loop.call_later(_OOM_STEP, self._on_oom, looks - 1)
 
     # --- time -------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ chooses among advice, and decides nothing about a level.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from fumehood.worker.sandbox import landlock
@@ -28,6 +28,7 @@ class Host:
     disabled: frozenset[str]  # of the setting ``sandbox_disable``
     missing: Mapping[str, str]  # what cgroups cannot be used for -> why
     errors: Mapping[str, str]  # what namespaces there are not -> why
+    has_namespaces: bool = False  # PIDs, files and network of its own, for a zygote
 
     def remedy(self, mechanisms: Iterable[str]) -> str:
         """One line of advice on what is not in force of these mechanisms."""
@@ -50,14 +51,13 @@ class Host:
         return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
-def _cgroup(purpose: str) -> str:
-    return {"memory": "cgroup-memory", "processes": "cgroup-pids"}.get(purpose, "cgroup-v2")
+_MASK_OF = {"memory": "cgroup-memory", "processes": "cgroup-pids", "cpu": "cgroup-cpuacct"}
 
 
 def _cgroups_for(host: Host, purpose: str) -> str:
     if purpose not in host.missing:
         return ""
-    masked = host.unmask("cgroup", _cgroup(purpose))
+    masked = host.unmask("cgroup", _MASK_OF.get(purpose, "cgroup-v2"))
     if masked:
         return masked
     why = host.missing[purpose]
@@ -79,6 +79,8 @@ def _cgroups_for(host: Host, purpose: str) -> str:
 
 
 def _namespaces(host: Host) -> str:
+    if host.has_namespaces:
+        return ""
     masked = host.unmask("userns")
     if masked and os.geteuid() != 0:
         return masked
@@ -131,16 +133,24 @@ def _seccomp(host: Host) -> str:
 
 
 def _pidfd(host: Host) -> str:
-    masked = host.unmask("pidfd", "cgroup")
-    return masked or "Linux 6.15 or later, and a cgroup for the node (PIDFD_GET_INFO)"
+    masked = host.unmask("pidfd")
+    return masked or _cgroups_for(host, "kill") or "Linux 6.15 or later (PIDFD_GET_INFO)"
 
 
-_OF = {
+def _limits(host: Host) -> str:
+    """Without user namespaces, only CAP_SYS_RESOURCE may limit a process of another user."""
+    advice = "docker run --cap-add SYS_RESOURCE" if host.in_container else "give it to the node"
+    masked = host.unmask("userns")
+    return f"{advice}: it has no CAP_SYS_RESOURCE" + (f"; or {masked}" if masked else "")
+
+
+_OF: dict[str, Callable[[Host], str]] = {
     "kill": lambda host: _cgroups_for(host, "kill"),
     "kill-file": lambda _: "Linux 5.14 or later with cgroup v2 (cgroup.kill)",
     "memory": lambda host: _cgroups_for(host, "memory"),
     "processes": lambda host: _cgroups_for(host, "processes"),
     "cpu": lambda host: _cgroups_for(host, "cpu"),
+    "limits": _limits,
     "namespaces": _namespaces,
     "landlock": lambda host: _landlock_since(host, 1, "5.13"),
     "landlock-tcp": lambda host: _landlock_since(host, 4, "6.7"),
@@ -148,4 +158,4 @@ _OF = {
     "seccomp": _seccomp,
     "pidfd": _pidfd,
     "untrusted": lambda _: 'declare the task profile="untrusted", or its queue in untrusted_queues',
-}  # type: dict[str, Callable[[Host], str]]
+}

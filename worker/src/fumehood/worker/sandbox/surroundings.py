@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from fumehood.worker.sandbox.process import SandboxProcess
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Surroundings:
-    """A loop, what watches descriptors in it, a buffer for frames, and who hears of ends."""
+    """A loop, what watches descriptors in it, a buffer for frames, and who hears of ends.
+
+    Nothing of it changes but ``guarantees``, which may be known only after the start.
+    """
 
     loop: asyncio.AbstractEventLoop
     poller: Poller

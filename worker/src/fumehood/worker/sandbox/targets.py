@@ -21,6 +21,7 @@ from typing import Any
 from fumehood.worker.sandbox import acts
 
 _MARK_BYTES = 5  # with the prefix the 13 characters that fit into a process's name
+_CODE_MAX = 24  # files and folders of code that are tried
 _NEIGHBOUR = "import os; os.read(0, 1)"
 
 
@@ -73,7 +74,10 @@ class Targets:
         neighbour.wait()
 
     def _listen(self) -> None:
-        for name, family, host in (("", socket.AF_INET, "127.0.0.1"), ("6", socket.AF_INET6, "::1")):
+        for name, family, host in (
+            ("", socket.AF_INET, "127.0.0.1"),
+            ("6", socket.AF_INET6, "::1"),
+        ):
             with contextlib.suppress(OSError):  # a host without IPv6, or without a loopback
                 stream = self._bound(family, socket.SOCK_STREAM, (host, 0))
                 stream.listen()
@@ -183,7 +187,16 @@ def _is_open(folder: str) -> bool:
 
 
 def _code() -> list[str]:
-    """Files and folders of the code that every sandbox is shown."""
-    files = [acts.__file__, os.__file__, sys.executable]
-    folders = [os.path.dirname(path) for path in files]
-    return list(dict.fromkeys(os.path.realpath(path) for path in (*files, *folders)))
+    """Files and folders of the code that sandboxes are shown: of ours, Python's, and the node's."""
+    found = [acts.__file__, os.__file__, sys.executable]
+    found += [os.path.dirname(path) for path in found]
+    for folder in dict.fromkeys(entry or os.getcwd() for entry in sys.path):
+        if os.path.isdir(folder) and len(found) < _CODE_MAX:
+            found += [folder, *_first_module(folder)]
+    return list(dict.fromkeys(map(os.path.realpath, found)))
+
+
+def _first_module(folder: str) -> list[str]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return [entry.path for entry in entries if entry.name.endswith(".py")][:1]
+    return []

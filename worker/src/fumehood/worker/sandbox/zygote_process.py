@@ -174,11 +174,13 @@ class ZygoteProcess:
     def _dispatch(self, code: int, parts: list[Any], fds: list[int]) -> None:
         if code == protocol.EXITED:
             serial, status, cpu, leaked = parts
-            self.sandboxes[serial].ending.on_exited(status, cpu, leaked)
+            sandbox = self.sandboxes.get(serial)  # or gone already, for its end was seen here
+            if sandbox is not None:
+                sandbox.ending.on_exited(status, cpu, leaked)
         elif code == protocol.FORKED:
             serial, pid = parts
             if self._confined:
-                pid = host_pid(fds[0])  # what it calls itself is a number of its own namespace
+                pid = _host_pid(fds[0])  # what it calls itself is a number of its own namespace
             self.sandboxes[serial].on_forked(pid, fds[0], watched=not self.relays)
         elif code == protocol.FORK_FAILED:
             serial, number, text = parts
@@ -280,6 +282,13 @@ def _launch(config: ZygoteConfig, fd: int) -> subprocess.Popen[bytes]:
     # From outside, for a zygote that loads no ``resource`` forks faster. It waits for its START.
     resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
     return process
+
+
+def _host_pid(pidfd: int) -> int:
+    try:
+        return host_pid(pidfd)
+    except ProcessLookupError:  # it has ended: its pidfd will tell how
+        return 0
 
 
 def _umask() -> int:
