@@ -87,22 +87,33 @@ class _Round:
 
     async def run(self) -> Seen:
         """Try everything. Whatever fails leaves its part unseen."""
-        failure = ""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._targets.open))
+        try:
+            return self._seen(await self._try_in_time(opening))
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._end(opening)))
+
+    async def _try_in_time(self, opening: asyncio.Future[None]) -> str:
+        """What went wrong as a whole, if anything did."""
         try:
             async with asyncio.timeout(_ALL_MAX):
-                await asyncio.to_thread(self._targets.open)
                 await self._manager.start()
+                await asyncio.shield(opening)
                 self._look_around()
                 await self._try_all()
         except TimeoutError:
             log.warning("the examination of the host took too long", extra={"limit": _ALL_MAX})
+            return f"it was not over after {_ALL_MAX:g} s"
         except Exception as exc:  # of the host, the disk, the zygote: all of them are findings
-            failure = f"{type(exc).__name__}: {exc}"
-        try:
-            return self._seen(failure)
-        finally:
-            await self._manager.stop()
-            await asyncio.to_thread(self._targets.close)
+            return f"{type(exc).__name__}: {exc}"
+        return ""
+
+    async def _end(self, opening: asyncio.Future[None]) -> None:
+        await self._manager.stop()
+        await asyncio.wait((opening,))  # a thread cannot be told to leave off
+        if not opening.cancelled():
+            opening.exception()  # told already, or of no interest any more
+        await asyncio.to_thread(self._targets.close)
 
     def _seen(self, failure: str) -> Seen:
         report = self._manager.report

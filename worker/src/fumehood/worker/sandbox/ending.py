@@ -100,7 +100,16 @@ class Ending:
         if self.over:
             return
         if self._seat.leaf is None and not self.exited and self.signal(signal.SIGSTOP):
-            killer.kill_tree(self.pid)  # stopped, and so nobody else has its number by now
+            # Stopped, and so nobody else has its number by now. To look through a tree that does
+            # not want to be found takes a while, in which the loop has other things to do.
+            looking = self._around.loop.run_in_executor(None, killer.kill_tree, self.pid)
+            looking.add_done_callback(lambda _: self._kill_itself())
+            return
+        self._kill_itself()
+
+    def _kill_itself(self) -> None:
+        if self.over:
+            return
         # The process itself first, the rest of its cgroup when it has gone: the write that kills a
         # cgroup may wait tens of milliseconds behind a sandbox that is just joining its own.
         self.signal(signal.SIGKILL)

@@ -118,8 +118,10 @@ def degraded(by: str, bypass: str, evidence: str, *needs: str) -> Judgement:
 def refusals(
     acts: Mapping[str, str], mechanisms: Mapping[str, str], allowed: bool, *needs: str
 ) -> Judgement:
-    """All of these acts are to fail, each by an end that ``mechanisms`` names; ``allowed`` is
-    whether what is no such act succeeds."""
+    """All of these acts are to fail, each by an end that ``mechanisms`` names.
+
+    ``allowed`` is whether what is allowed succeeded, without which nothing is proven.
+    """
     told = ", ".join(f"{act}: {end}" for act, end in acts.items())
     if not acts or not allowed:
         return absent(f"nothing could be tried ({told})" if told else "nothing could be tried")
@@ -274,11 +276,6 @@ def stack(seen: Seen) -> Judgement:
     return absent(f"the stack does not name where the job hung: {outcome.stack[:200]!r}")
 
 
-def merged(ends: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Acts of several kinds as one."""
-    return {act: end for acts in ends for act, end in acts.items()}
-
-
 Judge = Callable[[Seen], Judgement]
 
 
@@ -287,5 +284,9 @@ def finding(seen: Seen, name: str, judge: Judge, promised: Iterable[str]) -> Fin
     judged = judge(seen) if not seen.failure else absent(seen.failure, "namespaces")
     needs = judged.needs if name in promised else ("untrusted",)
     remedy = "" if judged.level is Level.ENFORCED else seen.host.remedy(needs)
-    texts = [" ".join(text.split()) for text in (judged.by, judged.bypass, remedy)]
-    return Finding(name, judged.level, *texts, " ".join(judged.evidence.split()))
+    by, bypass, evidence = map(_one_line, (judged.by, judged.bypass, judged.evidence))
+    return Finding(name, judged.level, by, bypass, _one_line(remedy), evidence)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -43,7 +43,13 @@ _UNIX = {
     },
 }
 _FILES = {"ENOENT": _MOUNTNS, "ENOTDIR": _MOUNTNS, "EACCES": "Landlock"}
-_CALLS = dict.fromkeys(("EPERM", "EACCES", "ENOSYS"), "seccomp")
+_CALLS: dict[str, str] = dict.fromkeys(("EPERM", "EACCES", "ENOSYS"), "seccomp")
+_TRACING = {
+    "ENOENT": _PIDNS,
+    "ESRCH": _PIDNS,
+    "EACCES": "the kernel's rules for tracing",
+    "EPERM": "the kernel's rules for tracing",
+}
 
 
 # --- network --------------------------------------------------------------------------------
@@ -110,10 +116,7 @@ def private_memory(seen: Seen) -> Judgement:
     """Nobody's environment or memory can be read but one's own, and nobody be traced."""
     found = seen.value("processes")
     allowed = found.get("own", {}).get("status") == OK and seen.controls.get("neighbour") == OK
-    mechanisms = dict.fromkeys(("ENOENT", "ESRCH"), _PIDNS) | dict.fromkeys(
-        ("EACCES", "EPERM"), "the kernel's rules for tracing"
-    )
-    return refusals(found.get("spied", {}), mechanisms, allowed, "namespaces", "landlock")
+    return refusals(found.get("spied", {}), _TRACING, allowed, "namespaces", "landlock")
 
 
 def no_signals(seen: Seen) -> Judgement:
@@ -152,8 +155,7 @@ def hidden_files(seen: Seen) -> Judgement:
     """A file that everybody may read is not there to be read."""
     found = seen.value("files")
     allowed = set(found.get("own", {}).values()) == {OK} and seen.controls.get("hidden") == OK
-    acts = {"a readable file": end for end in found.get("hidden", {}).values()}
-    return refusals(acts, _FILES, allowed, "namespaces", "landlock")
+    return refusals(found.get("hidden", {}), _FILES, allowed, "namespaces", "landlock")
 
 
 def private_tmp(seen: Seen) -> Judgement:

@@ -8,9 +8,11 @@ fork any more (it is stopped), the tree only shrinks: stop, look again, until no
 from __future__ import annotations
 
 import os
+from time import monotonic
 
 from fumehood.worker.sandbox.signals import SIGKILL, SIGSTOP
 
+_TREE_MAX = 0.2  # seconds; the same, for one that takes long to look through
 _ROUNDS = 50  # a tree that grows faster than it can be stopped this often is killed as it stands
 
 
@@ -55,9 +57,10 @@ def kill_tree(pid: int) -> int:
     _signal(pid, SIGSTOP)
     stopped: set[int] = set()
     count = 0
+    end = monotonic() + _TREE_MAX
     for _ in range(_ROUNDS):
         new = descendants_of(pid) - stopped
-        if not new:
+        if not new or monotonic() > end:
             break
         for each in new:
             _signal(each, SIGSTOP)
@@ -80,12 +83,20 @@ def kill_strays(known: set[int]) -> int:
         if not strays:
             break
         for pid in strays:
-            count += is_alive(pid) + kill_tree(pid)
+            count += _lives(pid) + kill_tree(pid)
             try:
                 os.waitpid(pid, 0)
             except ChildProcessError:
                 pass
     return count
+
+
+def _lives(child: int) -> bool:
+    """``is_alive`` for a child of this process, which /proc may hide where it shows no others."""
+    try:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def _signal(pid: int, number: int) -> None:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from errno import errorcode
+from functools import partial
 
 from fumehood.common.context import current_job
 from fumehood.common.task import task
@@ -117,8 +118,13 @@ def hang(mark: str) -> None:
 
     It hangs in the standard library: of a stack, frames of this folder are not shown.
     """
-    _fork(lambda: (os.setsid(), _fork(lambda: _linger(mark))))
+    _fork(lambda: _detach(mark))
     threading.Event().wait()
+
+
+def _detach(mark: str) -> None:
+    os.setsid()
+    _fork(lambda: _linger(mark))
 
 
 def _linger(mark: str) -> None:
@@ -240,7 +246,7 @@ def litter(mark: str, size: int) -> dict[str, Any]:
     """Leave a file of that name wherever temporary files go; write ``size`` bytes to another."""
     folder = tempfile.gettempdir()
     left = {
-        each: acts.attempt(lambda each=each: _write(f"{each}/{mark}", 64 << 10))
+        each: acts.attempt(partial(_write, f"{each}/{mark}", 64 << 10))
         for each in dict.fromkeys((folder, *acts.TEMPORARY))
     }
     full = f"{folder}/{mark}-full"
