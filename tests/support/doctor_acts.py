@@ -1,4 +1,4 @@
-"""What the tests have jobs do, to see for themselves what a doctor claims: none of it is its own."""
+"""What tests have jobs do, to see for themselves what a doctor claims: none of it is its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def leave_program_and_hang(mark: str) -> None:
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", _SLEEPER, mark])
+            os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", _SLEEPER, mark])  # noqa: S606
         os._exit(0)
     while True:
         time.sleep(1)

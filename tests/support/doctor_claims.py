@@ -18,18 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from support import doctor_acts
-from support.sandboxes import make_settings
-
 from fumehood.common import Limits, Outcome
 from fumehood.common.settings import Settings
 from fumehood.common.task import Profile
 from fumehood.worker import Sandbox
 from fumehood.worker.sandbox.doctor import examine
+from support import doctor_acts
+from support.sandboxes import make_settings
 
 MIB = 1 << 20
 _LIMIT = Limits(memory=48 * MIB)
-_HANG = 3.0  # seconds: a program has to start meanwhile
+_HANG = 1.2  # seconds: a program has to start meanwhile
 
 
 async def main(profile: Profile, disable: tuple[str, ...]) -> dict[str, Any]:
@@ -96,11 +95,16 @@ async def _see_tmp(sandbox: Sandbox) -> dict[str, Any]:
     try:
         kept = await sandbox.run(doctor_acts.put.call(str(path), "kept"))
         seen = await sandbox.run(doctor_acts.is_there.call(str(path)))
-        return {
-            "tmp": kept.value, "tmp of the host": path.exists(), "tmp of the next": seen.value
-        }  # fmt: skip
     finally:
-        path.unlink(missing_ok=True)
+        on_host = _take(path)
+    return {"tmp": kept.value, "tmp of the host": on_host, "tmp of the next": seen.value}
+
+
+def _take(path: Path) -> bool:
+    """Remove a file; whether it was there."""
+    there = path.exists()
+    path.unlink(missing_ok=True)
+    return there
 
 
 if __name__ == "__main__":

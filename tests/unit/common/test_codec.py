@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
-from fumehood.common.codec import MAX_EXT_DEPTH, decode, encode
+from fumehood.common.codec import decode, encode
+from fumehood.common.decoding import MAX_EXT_DEPTH
 from fumehood.common.errors import InvalidArguments
 
 ZONES = st.sampled_from([None, UTC, ZoneInfo("Europe/Berlin"), ZoneInfo("UTC")]) | st.builds(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fumehood.common import codec
+from fumehood.common import decoding as codec
 from fumehood.common.codec import decode, encode
 from fumehood.common.errors import DecodeError
 
@@ -133,7 +133,7 @@ def test_many_keys_of_one_hash_are_refused() -> None:
 NASTY = """
 import resource, struct, threading, time
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-from fumehood.common.codec import MAX_EXT_DEPTH, decode
+from fumehood.common.decoding import MAX_EXT_DEPTH, decode
 from fumehood.common.errors import DecodeError
 
 SIZE = 8 << 20

@@ -46,8 +46,9 @@ def test_the_protocol_has_every_status_and_blame() -> None:
 
 def test_the_protocol_has_every_field_of_an_outcome() -> None:
     full = Outcome(
-        Status.FAILED, "j", "t", Blame.TASK, "r", b"v", ErrorInfo("e", "m"), "s", 1, "S", "l", "g",
-        b"o", b"e", 1, 1, node="n", finished_at=1.0,
+        Status.FAILED, "j", "t", Blame.TASK, "r", b"v", ErrorInfo("e", "m"), "s", 1, "S", "l", 2.0,
+        3.0, "g", b"o", b"e", 1, 1, profile="trusted", guarantees=("kill",), node="n",
+        finished_at=1.0,
     )  # fmt: skip
     sent = codec.decode(outcome_to_message(full).body)
     named = set(re.findall(r"`(\w+)`", " ".join(section("protocol.md", "An outcome").split("\n"))))

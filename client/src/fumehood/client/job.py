@@ -90,8 +90,8 @@ class JobMaker:
         if given is not None and not isinstance(given, Limits):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArguments(f"must be Limits, not {given!r}", "limits")
         asked = {**declared.to_wire(), **(given.to_wire() if given else {})}
-        capped = Limits(**asked).tightened(self._cap).to_wire()
-        return Limits(**{name: capped[name] for name in asked})
+        capped = Limits.from_wire(asked).tightened(self._cap).to_wire()
+        return Limits.from_wire({name: capped[name] for name in asked})
 
 
 def check_call(call: object) -> Call[Any]:

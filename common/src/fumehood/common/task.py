@@ -292,9 +292,9 @@ def task(
     """Declare a function as a task, plainly or with options.
 
     ``name`` defaults to ``module.qualname``. ``timeout`` is in seconds. After ``soft_timeout``
-    seconds, fewer than those of the timeout, ``SoftTimeout`` is raised in the task. ``profile`` is ``trusted``
-    (the code may crash) or ``untrusted`` (the code may attack). With ``progress`` the task's
-    ``current_job().progress()`` is sent to its node. Raises ``ConfigurationError``.
+    seconds, fewer than those of the timeout, ``SoftTimeout`` is raised in the task. ``profile`` is
+    ``trusted`` (the code may crash) or ``untrusted`` (the code may attack). With ``progress`` the
+    task's ``current_job().progress()`` is sent to its node. Raises ``ConfigurationError``.
     """
     if timeout is not None:
         check_timeout(timeout)

@@ -79,7 +79,7 @@ class _Round:
         self._profile: Profile = profile
         self._disabled = config.disabled
         # The settings' own watch over files of code is for those of tasks.
-        self._manager = SandboxManager(replace(config, watch_code=False))
+        self._manager = SandboxManager(replace(config, watch_code=False, tmp=TMP))
         self._targets = Targets()
         self._serial = itertools.count(1)
         self._outcomes: dict[str, Outcome] = {}
@@ -145,15 +145,16 @@ class _Round:
             "kills_surely": tree is not None and _kills_surely(tree),
             "own_uids": seats.ids is not None,
             "pid_namespace": report is not None and report["pid"],
-            "kernel_reports": any(map(_leaves_reaping_to_the_kernel, self._zygotes())),
         }
 
     def _zygotes(self) -> list[int]:
         """The zygote, and what keeps it in its namespaces, as this process knows them."""
-        pids, report = self._manager.zygote_pids, self._manager.report
-        if report is None or not report["pid"]:
-            return pids
-        return [*pids, *(inner for pid in pids for inner in killer.children_of(pid))]
+        return [pid for zygote in self._manager.zygote_pids for pid in self._with_inner(zygote)]
+
+    def _with_inner(self, zygote: int) -> list[int]:
+        if not self._facts["pid_namespace"]:
+            return [zygote]
+        return [zygote, *killer.children_of(zygote)]
 
     # --- trying -----------------------------------------------------------------------------
 
@@ -209,9 +210,12 @@ class _Round:
     async def _sees_mark(self, job: asyncio.Future[Outcome]) -> bool:
         """Whether the process that bears the mark is seen before the job's end."""
         while not job.done():
-            below = (killer.descendants_of(pid) for pid in self._manager.zygote_pids)
-            if any(self._targets.bears(pid) for pids in below for pid in pids):
-                return True
+            for zygote in self._manager.zygote_pids:
+                if any(map(self._targets.bears, killer.descendants_of(zygote))):
+                    # Asked of one that has forked: before that it had not settled it.
+                    reaps = map(_leaves_reaping_to_the_kernel, self._with_inner(zygote))
+                    self._facts["kernel_reports"] = any(reaps)
+                    return True
             await asyncio.sleep(_LOOK)
         return False
 
@@ -242,10 +246,10 @@ class _Round:
         self._facts["datagrams"] = frozenset(self._targets.received())
 
     async def _litter(self) -> None:
-        mark, tmp = self._targets.mark, Limits(tmp=TMP)
+        mark = self._targets.mark
         try:
-            await self._run("litter", "litter", mark, 4 * TMP, limits=tmp)
-            await self._run("look", "look_for", mark, limits=tmp)
+            await self._run("litter", "litter", mark, 4 * TMP)
+            await self._run("look", "look_for", mark)
         finally:
             self._facts["litter"] = tuple(self._targets.take_litter())
 
