@@ -83,6 +83,14 @@ def test_as_root_all_that_is_promised_is_enforced() -> None:
 
 @root_only
 @whole_host
+def test_sandboxes_with_an_interpreter_of_their_own_hold_no_less() -> None:
+    settings = make_settings(sandbox_ctx="spawn")
+    found = asyncio.run(doctor.examine(settings, "untrusted"))
+    assert [str(each) for each in found.findings if each.level is not E] == []
+
+
+@root_only
+@whole_host
 def test_what_trusted_jobs_are_not_promised_is_said_too() -> None:
     expected = dict.fromkeys(DESCRIPTIONS, A) | dict.fromkeys(PROMISED["trusted"], E)
     # Landlock's scope for signals spares the node, and the kernel protects what has more rights.
@@ -114,6 +122,7 @@ CHANGES: dict[str, dict[str, tuple[Level, str]]] = {
         "syscall-filter": (A, ""),
         "no-tcp": (E, "Landlock and a network namespace"),
         "no-udp": (E, "a network namespace"),
+        "private-memory": (E, "a PID namespace"),
     },
     "pidfd": {"exit-attribution": (D, "the zygote, which reaps it")},
 }

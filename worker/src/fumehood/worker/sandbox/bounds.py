@@ -13,6 +13,7 @@ from errno import ESRCH
 from typing import TYPE_CHECKING
 
 from fumehood.common.limits import Limits
+from fumehood.common.task import Profile
 from fumehood.worker.sandbox import memory_watch
 from fumehood.worker.sandbox.killer import descendants_of
 from fumehood.worker.sandbox.verdict import KillReason, Spent
@@ -30,17 +31,25 @@ _CORES = os.cpu_count() or 1
 class Bounds:
     """The limits of one running attempt. ``hold`` them, ``look`` when told to, then ``spent``."""
 
-    def __init__(self, limits: Limits, leaf: Leaf | None, *, own_uid: bool) -> None:
+    def __init__(
+        self, limits: Limits, leaf: Leaf | None, *, profile: Profile, own_uid: bool
+    ) -> None:
         self._limits = limits
         self._leaf = leaf
         self._own_uid = own_uid  # whether no other job has the sandbox's uid
+        has_limits = limits.memory is not None or limits.processes is not None
+        several = leaf is not None and len(leaf.procs_fds) > 1
+        #: Whether the sandbox is to join more cgroups than the one it is in. Version 1 has one for
+        #: each kind of limit, and a trusted job without such limits is spared them.
+        self.joins = several and profile == "trusted" and has_limits
+        self._joined = not several or profile == "untrusted" or has_limits
         self._pid = 0
         self._resident = 0  # bytes, the most that a look has seen
         self._shared = 0  # bytes that the sandbox had of its zygote when it began
 
     @property
     def _counts_memory(self) -> bool:
-        return self._leaf is not None and self._leaf.memory is not None
+        return self._joined and self._leaf is not None and self._leaf.memory is not None
 
     @property
     def _looks_at_memory(self) -> bool:
@@ -56,8 +65,9 @@ class Bounds:
             raise ProcessLookupError(ESRCH, "it has ended")
         self._pid = pid
         if self._leaf is not None:
-            self._leaf.limit(self._limits.memory, self._limits.processes)
-            self._leaf.begin()
+            if self._joined:
+                self._leaf.limit(self._limits.memory, self._limits.processes)
+            self._leaf.begin(all_of_it=self._joined)
         if self._looks_at_memory:
             self._shared = memory_watch.resident([pid])
         left: list[Rlimit] = []
@@ -131,6 +141,8 @@ class Bounds:
         if self._leaf is None:
             above = self._limits.memory is not None and self._resident > self._limits.memory
             return Spent(memory=self._resident or None, out_of_memory=above)
+        if not self._joined:
+            return Spent(cpu=self._leaf.cpu(), memory=self._resident or None)
         seen = self._leaf.seen()
         memory = seen.peak_memory if self._counts_memory else self._resident or None
         killed = seen.oom_kills > 0

@@ -138,11 +138,11 @@ class Leaf:
         if self.processes is not None:
             self.processes.limit(processes)
 
-    def begin(self) -> None:
-        """Count from here on: a job is about to start."""
-        if self.memory is not None:
+    def begin(self, *, all_of_it: bool = True) -> None:
+        """Count from here on: a job is about to start. CPU time only, or ``all_of_it``."""
+        if all_of_it and self.memory is not None:
             self.memory.begin()
-        if self.processes is not None:
+        if all_of_it and self.processes is not None:
             self.processes.begin()
         self._cpu = 0.0 if self.clock is None else self.clock.now()
 

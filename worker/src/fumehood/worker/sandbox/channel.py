@@ -57,14 +57,15 @@ class Channel:
         """Its descriptor; -1 when it is closed."""
         return self._socket.fileno()
 
-    def give(self, job: Job, rlimits: Sequence[tuple[int, int, int]]) -> None:
-        """Hand over a job, and the limits that the sandbox has to set for itself.
+    def give(self, job: Job, rlimits: Sequence[tuple[int, int, int]], *, joins: bool) -> None:
+        """Hand over a job, the limits that the sandbox has to set for itself, and whether it has
+        to join the cgroups that hold the others.
 
         A sandbox that is gone takes none; its end is reported elsewhere.
         """
         self.job, self.given_at = job, time.monotonic()
         try:
-            send_job(self._socket, job, rlimits)
+            send_job(self._socket, job, rlimits, joins=joins)
         except OSError:
             pass
 
@@ -145,7 +146,13 @@ class Channel:
             log.exception("a progress listener raised", extra={"job": job.job_id})
 
 
-def send_job(channel: socket, job: Job, rlimits: Sequence[tuple[int, int, int]] = ()) -> None:
+def send_job(
+    channel: socket,
+    job: Job,
+    rlimits: Sequence[tuple[int, int, int]] = (),
+    *,
+    joins: bool = False,
+) -> None:
     """Hand over a job. Raises ``OSError`` when nobody is there any more."""
     inline = len(job.arguments) <= protocol.ARGUMENTS_MAX
     frame = protocol.pack_job(
@@ -158,6 +165,7 @@ def send_job(channel: socket, job: Job, rlimits: Sequence[tuple[int, int, int]] 
         job.arguments if inline else None,
         job.soft_timeout is not None and job.soft_timeout < job.timeout,
         tuple(rlimits),
+        joins,
     )
     channel.send(frame)
     if not inline:

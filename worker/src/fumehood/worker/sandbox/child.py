@@ -16,7 +16,7 @@ from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, socket, socketpair
 from _struct import Struct
 from errno import EPERM
 from marshal import dumps, loads
-from os import _exit, closerange, dup2, read, setpgid, write
+from os import _exit, close, closerange, dup2, read, setpgid, write
 from time import monotonic
 
 from msgpack import Packer, unpackb
@@ -59,6 +59,9 @@ def become_subreaper() -> None:
 lock: Callable[[int, int], None] | None = None
 #: Set by the zygote where there is random state that would be the same in every sandbox.
 reseed: Callable[[], None] | None = None
+#: Set by the zygote of a trusted profile: cgroups but the first are joined by jobs with limits only.
+joins_late = False
+_waiting: list[int] = []  # the files of the others
 #: The stages that every sandbox goes through before it is parked; ``lockdown`` has more.
 STAGES = ("cgroup", "group", "descriptors", "reseed")
 #: The stage that is to fail, to test what becomes of it; empty in production.
@@ -86,7 +89,7 @@ def live(  # noqa: PLR0917 - named arguments cost a fresh process more
     try:
         if failing == stage:
             _fail()
-        for procs in kept[2:]:
+        for procs in kept[2 : 3 if joins_late else None]:
             write(procs, b"0")
         if len(kept) == 2:
             become_subreaper()
@@ -106,7 +109,13 @@ def live(  # noqa: PLR0917 - named arguments cost a fresh process more
         if lock is not None:
             stage = "lockdown"
             lock(slot, tmp)  # before the next step, which closes what it needs
-        closerange(_FIRST_UNUSED, _LAST_FD)
+        first = _FIRST_UNUSED
+        if joins_late:
+            for procs in kept[3:]:
+                dup2(procs, first, False)
+                _waiting.append(first)
+                first += 1
+        closerange(first, _LAST_FD)
         stage = "reseed"
         if failing == stage:
             _fail()
@@ -141,7 +150,9 @@ def _serve() -> None:
     if not frame:
         _exit(0)  # the manager has no use for this sandbox any more
     fields = loads(frame)  # noqa: S302 - from the manager, which runs the same interpreter
-    _, name, _, _, _, result_max, arguments, soft, rlimits = fields
+    _, name, _, _, _, result_max, arguments, soft, rlimits, joins = fields
+    if _waiting:
+        _join(joins)
     if rlimits:
         _limit_itself(rlimits)
     if soft:
@@ -193,7 +204,9 @@ def rehearse() -> None:
     _exit = _stay
     try:
         for _ in range(_REHEARSALS):
-            ours.send(dumps(("", _REHEARSAL, 1, "", 1.0, 1 << 20, _REHEARSED_ARGUMENTS, False, ())))
+            ours.send(
+                dumps(("", _REHEARSAL, 1, "", 1.0, 1 << 20, _REHEARSED_ARGUMENTS, False, (), False))
+            )
             try:
                 _serve()
             except _Rehearsed:
@@ -213,6 +226,18 @@ def _stay(status: int) -> NoReturn:
 
 def _rehearsed_task(value: int) -> int:
     return value
+
+
+def _join(joins: bool) -> None:
+    """Join the cgroups that hold limits, if the job has such limits; let go of their files."""
+    for procs in _waiting:
+        if joins:
+            try:
+                write(procs, b"0")
+            except OSError as exc:
+                _report_setup_failure(JOB, "cgroup", exc)
+                _exit(_EXIT_BROKEN)
+        close(procs)
 
 
 def _limit_itself(rlimits: tuple[tuple[int, int, int], ...]) -> None:
@@ -242,7 +267,7 @@ def _unpack(arguments: bytes) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _current_job(fields: tuple[Any, ...], started: float) -> context.CurrentJob:
-    job_id, name, attempt, token, timeout, _, _, _, _ = fields
+    job_id, name, attempt, token, timeout, *_ = fields
     report = _reporter() if registry.get(name).options.progress else None
     return context.CurrentJob(job_id, name, attempt, token, timeout, started + timeout, report)
 

@@ -8,23 +8,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 from fumehood.common.codec import encode
+from fumehood.common.errors import SandboxUnavailable
 from fumehood.common.limits import Limits
 from fumehood.common.outcome import Outcome, Status
 from fumehood.common.settings import Settings
 from fumehood.common.task import Profile
-from fumehood.worker.sandbox import acts, killer
-from fumehood.worker.sandbox.cgroup import Tree
+from fumehood.worker.sandbox import acts, killer, witness
 from fumehood.worker.sandbox.guarantees import DESCRIPTIONS, PROMISED, Examination
 from fumehood.worker.sandbox.job import Job, OnProgress
 from fumehood.worker.sandbox.judging import (
@@ -136,25 +134,23 @@ class _Round:
 
     def _look_around(self) -> None:
         """What the manager says of itself: it explains findings, and only ever lowers them."""
-        seats, report = self._manager.seats, self._manager.report
+        seats = self._manager.seats
         tree = seats.tree
         self._facts = {
             "missing": dict(seats.missing),
             "holds": frozenset() if tree is None else tree.holds,
             "driver": "" if tree is None else tree.driver,
-            "kills_surely": tree is not None and _kills_surely(tree),
+            "kills_surely": tree is not None and witness.kills_surely(tree),
             "own_uids": seats.ids is not None,
-            "pid_namespace": report is not None and report["pid"],
         }
 
     def _zygotes(self) -> list[int]:
         """The zygote, and what keeps it in its namespaces, as this process knows them."""
         return [pid for zygote in self._manager.zygote_pids for pid in self._with_inner(zygote)]
 
-    def _with_inner(self, zygote: int) -> list[int]:
-        if not self._facts["pid_namespace"]:
-            return [zygote]
-        return [zygote, *killer.children_of(zygote)]
+    @staticmethod
+    def _with_inner(zygote: int) -> list[int]:
+        return [zygote, *filter(witness.is_init, killer.children_of(zygote))]
 
     # --- trying -----------------------------------------------------------------------------
 
@@ -162,9 +158,12 @@ class _Round:
         """All probes, side by side as far as slots go; what is timed comes alone.
 
         Sandboxes that fail to start make their manager wary of all others: where some did, they are
-        tried again one after another, and first those that were asked for nothing special.
+        tried again one after another, and first those that were asked for nothing special. Where
+        the first one fails, which is asked for nothing special either, none would do better.
         """
         await self._hang()
+        if self._had_no_sandbox("hang"):
+            raise SandboxUnavailable(self._outcomes.pop("hang").reason)
         probes = self._probes()
         await asyncio.gather(*(probe() for probe in probes.values()))
         for names, probe in probes.items():
@@ -204,7 +203,7 @@ class _Round:
                 job.cancel()
             left = await asyncio.to_thread(self._targets.marked)
             self._facts |= {"was_marked": seen, "still_marked": tuple(left)}
-            if (seen and HANGS_IN in outcome.stack) or left:
+            if (seen and HANGS_IN in outcome.stack) or left or self._had_no_sandbox("hang"):
                 return
 
     async def _sees_mark(self, job: asyncio.Future[Outcome]) -> bool:
@@ -213,8 +212,9 @@ class _Round:
             for zygote in self._manager.zygote_pids:
                 if any(map(self._targets.bears, killer.descendants_of(zygote))):
                     # Asked of one that has forked: before that it had not settled it.
-                    reaps = map(_leaves_reaping_to_the_kernel, self._with_inner(zygote))
+                    reaps = map(witness.leaves_reaping_to_the_kernel, self._with_inner(zygote))
                     self._facts["kernel_reports"] = any(reaps)
+                    self._facts["pid_namespace"] = len(self._with_inner(zygote)) > 1
                     return True
             await asyncio.sleep(_LOOK)
         return False
@@ -307,23 +307,3 @@ class _Round:
             on_progress=on_progress,
         )
         return self._manager.run(job)
-
-
-def _kills_surely(tree: Tree) -> bool:
-    with contextlib.suppress(OSError):
-        leaf = tree.leaf()
-        try:
-            return leaf.kills_surely
-        finally:
-            leaf.close()
-    return False
-
-
-def _leaves_reaping_to_the_kernel(pid: int) -> bool:
-    """Whether a zygote ignores SIGCHLD: it does when the kernel tells how sandboxes end."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            ignored = next(line.split()[1] for line in file if line.startswith("SigIgn:"))
-    except (OSError, StopIteration):
-        return False
-    return bool(int(ignored, 16) & 1 << (signal.SIGCHLD - 1))

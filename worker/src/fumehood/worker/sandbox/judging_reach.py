@@ -116,7 +116,10 @@ def private_memory(seen: Seen) -> Judgement:
     """Nobody's environment or memory can be read but one's own, and nobody be traced."""
     found = seen.value("processes")
     allowed = found.get("own", {}).get("status") == OK and seen.controls.get("neighbour") == OK
-    return refusals(found.get("spied", {}), _TRACING, allowed, "namespaces", "landlock")
+    mechanisms = dict(_TRACING)
+    if seen.value("kernel").get("status", {}).get("Seccomp") == "2":
+        mechanisms["EPERM"] = "seccomp"  # of ptrace itself; files in /proc answer EACCES
+    return refusals(found.get("spied", {}), mechanisms, allowed, "namespaces", "landlock")
 
 
 def no_signals(seen: Seen) -> Judgement:

@@ -167,6 +167,8 @@ def reach_processes(pids: Mapping[str, int], victim: int) -> dict[str, dict[str,
         for name, pid in {**targets, "a neighbour": victim}.items()
         for what, said in acts.spy_on(pid).items()
     }
+    # Of nobody else: whoever is traced is held up by it.
+    spied["tracing a neighbour"] = acts.trace(victim)
     signals = {name: acts.send_signal(pid, 0) for name, pid in targets.items()}
     signals["a neighbour"] = acts.send_signal(victim, signal.SIGTERM)
     own = {"status": acts.read("/proc/self/status"), "signal": acts.attempt(_signal_itself)}

@@ -148,14 +148,16 @@ class SandboxProcess:
         self.job = job
         self.outcome = self._around.loop.create_future()
         self._stdout.keep = self._stderr.keep = job.output_max
-        self._bounds = Bounds(job.limits, self.seat.leaf, own_uid=self._around.own_uids)
+        self._bounds = Bounds(
+            job.limits, self.seat.leaf, profile=self._around.profile, own_uid=self._around.own_uids
+        )
         try:
             left = self._bounds.hold(self.ending.pid)
         except OSError as exc:
             self._channel.setup_fault = ("limits", exc.errno, str(exc))
             self.kill(KillReason.START)
             return self.outcome
-        self._channel.give(job, left)
+        self._channel.give(job, left, joins=self._bounds.joins)
         self._arm()
         self._watch_bounds()
         self._around.poller.soon(self._watch)

@@ -112,6 +112,7 @@ class Zygote:
         self._kill_all = fds[1] if len(fds) > 1 else None
         self._relays = config["relays"]
         _set_name(config["name"])
+        child.joins_late = config["joins_late"]
         if config["subreapers"]:
             _prepare_subreapers()
         _write_lines_at_once()

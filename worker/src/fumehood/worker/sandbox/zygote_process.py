@@ -101,6 +101,7 @@ class ZygoteProcess:
             "cwd": os.getcwd(),
             "relays": self.relays,
             "subreapers": not config.has_cgroups,
+            "joins_late": not self._confined,
             "disabled": list(config.disabled),
             "watch": config.watch,
         }
