@@ -368,7 +368,7 @@ async def test_thousands_of_jobs_leave_nothing(disable: tuple[str, ...]) -> None
         parking = sandbox.manager._parking
 
         async def settle() -> tuple[int, int, int]:
-            await until(lambda: len(parking) == 2 and not parking._forking)
+            await until(lambda: len(parking) == 3 and not parking._forking)
             leaves = max(
                 (len(list(tree.glob("seat-*"))) for tree in cgroups_of(os.getpid())), default=0
             )

@@ -572,3 +572,16 @@ async def spin_async() -> str:
             pass
     except SoftTimeout:
         return "cleaned up"
+
+
+@task
+def fill_tmp(size: int) -> list[int]:
+    """The errno at which writing ended, or 0, and the bytes that /tmp took, in whole MiB."""
+    step, written = bytes(1 << 20), 0
+    with Path("/tmp/filled").open("wb", buffering=0) as file:
+        try:
+            while written < size:
+                written += file.write(step)
+        except OSError as exc:
+            return [exc.errno or 0, -(-written // len(step)) * len(step)]
+    return [0, written]

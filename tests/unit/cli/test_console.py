@@ -79,5 +79,5 @@ def test_ways_out_that_are_no_errors_pass(leaving: Exception) -> None:
 
 
 def test_the_table_describes_each_code_once() -> None:
-    assert sorted(exit_codes.MEANINGS) == [0, 1, 2, 3, 4, 5, 130]
+    assert sorted(exit_codes.MEANINGS) == [0, 1, 2, 3, 4, 5, 6, 7, 130]
     assert exit_codes.describe(0, 130) == "Exit codes: 0 done; 130 interrupted."

@@ -10,6 +10,8 @@ USAGE: Final = 2
 BROKER: Final = 3
 JOB: Final = 4
 WAIT: Final = 5
+DEGRADED: Final = 6
+ABSENT: Final = 7
 INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
 
 MEANINGS: Final = {
@@ -19,6 +21,8 @@ MEANINGS: Final = {
     BROKER: "the broker cannot be reached, or refused the job",
     JOB: "the job did not succeed",
     WAIT: "no outcome within the time to wait",
+    DEGRADED: "a guarantee that is promised is degraded on this host",
+    ABSENT: "a guarantee that is promised is absent on this host",
     INTERRUPTED: "interrupted",
 }
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from fumehood.common.task import Profile
     from fumehood.worker.sandbox.guarantees import Examination, Finding
 
-#: Exit codes of this command alone, beside the common ones.
-DEGRADED: Final = 6
-ABSENT: Final = 7
 #: Of the JSON; grows when a field goes or changes its meaning.
 VERSION: Final = 1
 
@@ -31,9 +28,9 @@ _EPILOG = console.epilog(
     "FUMEHOOD_SANDBOX_DISABLE=cgroup,userns fumehood doctor",
     "Run it as the user, and in the unit or container, that a node is to run in. Mechanisms that "
     "the setting sandbox_disable names are not used.",
-    f"{exit_codes.describe(exit_codes.OK, exit_codes.FAILURE, exit_codes.USAGE)[:-1]}; "
-    f"{DEGRADED} something promised can be got around; {ABSENT} something promised does not hold "
-    "at all.",
+    exit_codes.describe(
+        exit_codes.OK, exit_codes.FAILURE, exit_codes.USAGE, exit_codes.DEGRADED, exit_codes.ABSENT
+    ),
 )
 _COLOURS = {"enforced": "green", "degraded": "yellow", "absent": "red"}
 
@@ -88,7 +85,13 @@ async def _examine(settings: Settings, which: Which) -> list[Examination]:
 
 def _code(found: list[Examination]) -> int:
     levels = {examination.worst.value for examination in found}
-    return ABSENT if "absent" in levels else DEGRADED if "degraded" in levels else exit_codes.OK
+    return (
+        exit_codes.ABSENT
+        if "absent" in levels
+        else exit_codes.DEGRADED
+        if "degraded" in levels
+        else exit_codes.OK
+    )
 
 
 def _document(found: list[Examination]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, socket, socketpair
 from _struct import Struct
 from errno import EPERM
 from marshal import dumps, loads
-from os import _exit, close, closerange, dup2, read, setpgid, write
+from os import _exit, close, closerange, dup2, read, readv, setpgid, write
 from time import monotonic
 
 from msgpack import Packer, unpackb
@@ -46,6 +46,9 @@ _LAST_FD = 1 << 20
 _PROGRESS_PERIOD = 0.05  # seconds; reports in between are dropped, all but those that say 1.0
 pack_double = Struct("d").pack
 pack = Packer(strict_types=True, use_bin_type=True).pack
+# Made before the fork: what a job frame is read into, and need not be allocated for.
+_frame = bytearray(JOB_MAX)
+_frames = (_frame,)
 _REHEARSAL, _REHEARSALS = "fumehood.rehearsal", 40
 _REHEARSED_ARGUMENTS = pack([[1], {}])
 _EXIT_BROKEN = 70  # EX_SOFTWARE: this file's own failure, never a task's
@@ -59,7 +62,7 @@ def become_subreaper() -> None:
 lock: Callable[[int, int], None] | None = None
 #: Set by the zygote where there is random state that would be the same in every sandbox.
 reseed: Callable[[], None] | None = None
-#: Set by the zygote of a trusted profile: cgroups but the first are joined by jobs with limits only.
+#: Set by the zygote of a trusted profile: only jobs with limits join more cgroups than the first.
 joins_late = False
 _waiting: list[int] = []  # the files of the others
 #: The stages that every sandbox goes through before it is parked; ``lockdown`` has more.
@@ -76,7 +79,7 @@ def _fail() -> NoReturn:
 plain_tasks: dict[str, Callable[..., Any]] = {}
 
 
-def live(  # noqa: PLR0917 - named arguments cost a fresh process more
+def live(  # noqa: C901, PLR0917 - a straight line of steps; named arguments cost a fresh process more
     job: int, stdout: int, stderr: int, kept: tuple[int, ...], slot: int, tmp: int
 ) -> NoReturn:
     """Set up, wait for a job, run it, hand over its result, end. Never returns.
@@ -144,12 +147,11 @@ def _report_setup_failure(job: int, stage: str, exc: BaseException) -> None:
 # --- the job --------------------------------------------------------------------------------
 
 
-def _serve() -> None:
+def _serve() -> None:  # noqa: C901 - the straight line that every job takes
     """The job, from its frame to its end; the plain one without a call but the task's own."""
-    frame = read(JOB, JOB_MAX)
-    if not frame:
+    if not readv(JOB, _frames):
         _exit(0)  # the manager has no use for this sandbox any more
-    fields = loads(frame)  # noqa: S302 - from the manager, which runs the same interpreter
+    fields = loads(_frame)  # noqa: S302 - from the manager, which runs the same interpreter
     _, name, _, _, _, result_max, arguments, soft, rlimits, joins = fields
     if _waiting:
         _join(joins)

@@ -253,9 +253,8 @@ class SandboxManager:
         self._parking.refill()
 
     def _wanted(self) -> int:
-        spare = min(self._config.slots, _SPARE_MAX)
-        room = self._config.slots - len(self._running)
-        return min(spare, max(room, 1))
+        # One more than can be given out at once: it is forked while the others run.
+        return min(self._config.slots, _SPARE_MAX) + (self._config.slots > 1)
 
     def _on_end(self, sandbox: SandboxProcess) -> None:
         """A sandbox has ended, and nothing of it is left: its seat and its slot are free."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fumehood.common.errors import SandboxUnavailable
 from fumehood.worker.sandbox.manager_config import ManagerConfig
 from fumehood.worker.sandbox.process import SandboxProcess
 from fumehood.worker.sandbox.refusal import NoSandbox
@@ -88,6 +89,8 @@ class Parking:
     async def fork_for(self, tmp: int) -> SandboxProcess:
         """One of its own kind, for a job with another limit. Raises ``NoSandbox``."""
         zygote = self._lot.keeper.current
+        if zygote is None and self._spawns and not self._closed:
+            zygote = await self._fresh_zygote()
         if zygote is None or self._closed:
             raise NoSandbox("there is no zygote at the moment", "zygote")
         made: asyncio.Future[SandboxProcess] = self._lot.around.loop.create_future()
@@ -100,12 +103,19 @@ class Parking:
                 made.set_result(sandbox)
 
         sandbox = self._fork(zygote, tmp, on_parked)
+        zygote.adopted = True
         if sandbox is None:
             raise NoSandbox("no sandbox with that tmp limit can be made", "fork")
         sandbox.on_never = lambda why: (
             None if made.done() else made.set_exception(NoSandbox(why, "fork"))
         )
         return await made
+
+    async def _fresh_zygote(self) -> ZygoteProcess:
+        try:
+            return await self._lot.keeper.fresh()
+        except SandboxUnavailable as exc:
+            raise NoSandbox(str(exc), "zygote") from exc
 
     def _fork(
         self, zygote: ZygoteProcess, tmp: int, on_parked: Callable[[SandboxProcess], None]

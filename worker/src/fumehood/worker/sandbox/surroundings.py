@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fumehood.common.task import Profile
 from fumehood.worker.sandbox.poller import Poller
 
 if TYPE_CHECKING:
@@ -24,6 +25,6 @@ class Surroundings:
     poller: Poller
     buffer: bytearray
     on_end: Callable[[SandboxProcess], None]
-    profile: str = "trusted"
+    profile: Profile = "trusted"
     guarantees: tuple[str, ...] = ()  # what is enforced here for this profile
     own_uids: bool = False  # whether each seat has a user id that nobody else has

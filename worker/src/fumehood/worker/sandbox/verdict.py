@@ -174,8 +174,8 @@ def _killed(status: Status, blame: Blame, reason: str) -> _Verdict:
 def _exceeded(
     limit: str, value: float | None, peak: float | None, unit: str, signal: str = "SIGKILL"
 ) -> _Verdict:
-    allowed = "" if value is None else f" of {value:g} {unit}"
-    reached = "" if peak is None else f", it had reached {peak:g}"
+    allowed = "" if value is None else f" of {_plainly(value)} {unit}"
+    reached = "" if peak is None else f", it had reached {_plainly(peak)}"
     return _Verdict(
         status=Status.LIMIT_EXCEEDED,
         blame=Blame.LIMIT,
@@ -185,6 +185,10 @@ def _exceeded(
         peak=peak,
         signal=signal,
     )
+
+
+def _plainly(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _cpu_exceeded(facts: Facts, signal: str = "SIGKILL") -> _Verdict:

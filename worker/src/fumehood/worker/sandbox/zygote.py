@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
-import select
 import sys
 import time
 from _socket import SCM_RIGHTS, SOL_SOCKET, socket
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 _LOW_FDS = 10  # sandboxes place their own descriptors below this number
 _TEXT_MAX = 32 << 10
 _RANDOM = {"random", "numpy.random", "torch", "tensorflow"}  # modules that hold random state
+_POLLIN = 1  # of poll(2)
 _IDLE_MS = 250  # milliseconds without a request until orphans are looked for
 
 #: True while task modules are imported: what they call at import must not start sandboxes again.
@@ -69,13 +69,9 @@ class Zygote:
         self._control = control
         self._seats: dict[int, tuple[int, ...]] = {}  # diag, lifeline, files of cgroups to join
         self._children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, serial)
-        self._poll = select.poll()
-        self._poll.register(control.fileno(), select.POLLIN)
         self._lifeline = -1
         self._kill_all: int | None = None
-        # Its own, from which each fork has its: cheaper than for a sandbox to write it.
-        self._badness = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-        self._own_badness = os.read(self._badness, 20).strip()
+        self._watched: Any = None  # what a zygote that relays polls
         self._relays = False  # whether exit statuses are told by this process, or by the kernel
 
     def serve(self) -> NoReturn:
@@ -96,9 +92,13 @@ class Zygote:
     def _relay(self) -> NoReturn:
         """Serve requests and ends alike: where the kernel does not tell others of an end."""
         signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+        from select import poll  # a shared library: only zygotes that relay load it
+
+        self._watched = watched = poll()
         control = self._control.fileno()
+        watched.register(control, _POLLIN)
         while True:
-            ready = self._poll.poll(_IDLE_MS)
+            ready = watched.poll(_IDLE_MS)
             for fd, _ in ready:
                 if fd == control:
                     self._on_request()
@@ -112,6 +112,7 @@ class Zygote:
         self._kill_all = fds[1] if len(fds) > 1 else None
         self._relays = config["relays"]
         _set_name(config["name"])
+        _die_first()
         child.joins_late = config["joins_late"]
         if config["subreapers"]:
             _prepare_subreapers()
@@ -221,22 +222,19 @@ class Zygote:
             return
         job, stdout, stderr = unpack_from("3i", fds)
         kept = self._seats[seat]
-        os.write(self._badness, b"1000")  # a sandbox is to die first when memory runs out
         try:
             pid = os.fork()
         except OSError as exc:
-            os.write(self._badness, self._own_badness)
             self._send(protocol.FORK_FAILED, serial, exc.errno, exc.strerror)
         else:
             if pid == 0:
                 child.live(job, stdout, stderr, kept, seat, tmp)
-            os.write(self._badness, self._own_badness)
             pidfd = os.pidfd_open(pid)
             answer = dumps((protocol.FORKED, serial, pid))
             self._control.sendmsg((answer,), ((SOL_SOCKET, SCM_RIGHTS, pack("i", pidfd)),))
             if self._relays:
                 self._children[pidfd] = (pid, serial)
-                self._poll.register(pidfd, select.POLLIN)
+                self._watched.register(pidfd, _POLLIN)
             else:
                 os.close(pidfd)
         os.close(job)
@@ -245,7 +243,7 @@ class Zygote:
 
     def _on_exit(self, pidfd: int) -> None:
         pid, serial = self._children.pop(pidfd)
-        self._poll.unregister(pidfd)
+        self._watched.unregister(pidfd)
         os.close(pidfd)
         _, status, usage = os.wait4(pid, 0)
         leaked = 0
@@ -282,17 +280,21 @@ class Zygote:
         os._exit(0)
 
     def _has_no_manager(self) -> bool:
-        poll = select.poll()
-        poll.register(self._lifeline, 0)  # which leaves the hang-up
-        return bool(poll.poll(100))  # its sockets may be closed before its pipes are
+        from select import poll
+
+        closed = poll()
+        closed.register(self._lifeline, 0)  # which leaves the hang-up
+        return bool(closed.poll(100))  # its sockets may be closed before its pipes are
 
 
 def select_ready(pidfds: dict[int, tuple[int, int]]) -> list[tuple[int, int]]:
     """The pidfds whose process has ended, waiting up to a tenth of a second for one."""
-    poll = select.poll()
+    from select import poll
+
+    ended = poll()
     for fd in pidfds:
-        poll.register(fd, select.POLLIN)
-    return poll.poll(100)
+        ended.register(fd, _POLLIN)
+    return ended.poll(100)
 
 
 def _declared() -> dict[str, tuple[Any, ...]]:
@@ -324,6 +326,19 @@ def _set_name(name: str) -> None:
     try:
         with open("/proc/self/comm", "w") as file:
             file.write(name)
+    except OSError:
+        pass
+
+
+def _die_first() -> None:
+    """Where the host runs out of memory, sandboxes are to go before nodes.
+
+    Set once, for forks have it too: of those that the kernel may choose from, it takes the largest,
+    and a zygote is small.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
     except OSError:
         pass
 

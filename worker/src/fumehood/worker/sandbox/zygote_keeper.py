@@ -71,6 +71,13 @@ class ZygoteKeeper:
         """Whether another one is about to take over."""
         return self._starting is not None
 
+    async def fresh(self) -> ZygoteProcess:
+        """One that is not to be the current one: set ``adopted`` when it has its sandbox.
+
+        Raises ``SandboxUnavailable``.
+        """
+        return await self._new()
+
     async def _begin(self) -> None:
         try:
             zygote = await self._new()
