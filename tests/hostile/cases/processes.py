@@ -62,7 +62,7 @@ CASES = [
     *(Case(id=f"daemons-{how}", call=processes.leave_daemons.call(2, how), trusted=_leaked(least),
            alone=True)
       for how, least in _LEAVES.items()),
-    Case(id="daemons-many", call=processes.leave_daemons.call(20), trusted=_leaked(20)),
+    Case(id="daemons-many", call=processes.leave_daemons.call(20), trusted=_leaked(20), alone=True),
     Case(id="daemons-and-hang", call=processes.leave_daemon_and_hang.call(), timeout=_HALF,
          trusted=timed_out("in leave_daemon_and_hang")),
     Case(id="treadmill-and-hang", call=processes.leave_daemon_and_hang.call("treadmill"),
