@@ -91,7 +91,8 @@ async def _see_tcp(sandbox: Sandbox) -> dict[str, Any]:
 
 
 async def _see_tmp(sandbox: Sandbox) -> dict[str, Any]:
-    path = Path(f"/tmp/test-{secrets.token_hex(8)}")
+    # Code below /tmp makes that folder read-only for untrusted jobs; /var/tmp is theirs anywhere.
+    path = Path(f"/var/tmp/test-{secrets.token_hex(8)}")
     try:
         kept = await sandbox.run(doctor_acts.put.call(str(path), "kept"))
         seen = await sandbox.run(doctor_acts.is_there.call(str(path)))

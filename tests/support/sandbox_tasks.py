@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -576,9 +577,9 @@ async def spin_async() -> str:
 
 @task
 def fill_tmp(size: int) -> list[int]:
-    """The errno at which writing ended, or 0, and the bytes that /tmp took, in whole MiB."""
+    """The errno at which writing ended, or 0, and the bytes that fitted, in whole MiB."""
     step, written = bytes(1 << 20), 0
-    with Path("/tmp/filled").open("wb", buffering=0) as file:
+    with Path(tempfile.gettempdir(), "filled").open("wb", buffering=0) as file:
         try:
             while written < size:
                 written += file.write(step)

@@ -79,9 +79,7 @@ def _is_stale(name: str) -> bool:
         namespace = int(rest.partition(".")[0], 16) if "." in rest else _namespace()
         # The process ids of another PID namespace mean nothing here: those are for others to judge.
         return namespace == _namespace() and start_time(int(owner)) != int(started)
-    except ValueError:  # somebody else's, with a name that begins as ours do
-        return False
-    except OSError:
+    except (OSError, ValueError):
         return True
 
 

@@ -318,6 +318,10 @@ def _probe() -> int:
     pidfd = os.pidfd_open(pid)
     os.close(waits)
     os.close(ends)
+    try:
+        os.waitpid(pid, 0)  # or it could be taken for something that the first job has left
+    except ChildProcessError:  # the kernel has reaped it
+        pass
     return pidfd
 
 
